@@ -1,0 +1,1 @@
+//! Local semantic memory and vector search.
