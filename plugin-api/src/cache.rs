@@ -23,7 +23,7 @@ pub trait CachePolicy: Send + 'static {
     fn evict(&mut self, weight: u64, now_ms: u64, victims: &mut Vec<u64>);
 
     /// The cache may now hold `weight` bytes. Called once before the first insert and whenever the
-    /// grant changes; the host evicts what is too much.
+    /// grant changes; the host evicts what is too much. Since 1.1: an older host never calls it.
     fn on_capacity(&mut self, _weight: u64) {}
 
     /// Memory that the policy's own books take.

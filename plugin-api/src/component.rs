@@ -68,10 +68,13 @@ pub struct Component {
 #[expect(missing_docs, reason = "each is what Component says")]
 pub enum Maker {
     Embedder(fn(&str, &'static dyn Host) -> Result<Box<dyn Embedder>>),
-    /// The path is where to open the index from; none makes an empty one.
-    Index(fn(&str, IndexSpec, Option<&Path>, &'static dyn Host) -> Result<Box<dyn VectorIndex>>),
+    Index(MakeIndex),
     CachePolicy(fn(&str, &'static dyn Host) -> Result<Box<dyn CachePolicy>>),
 }
+
+/// Makes an index from its options as JSON; the path is where to open it from, none makes an empty
+/// one.
+pub type MakeIndex = fn(&str, IndexSpec, Option<&Path>, &'static dyn Host) -> Result<Box<dyn VectorIndex>>;
 
 impl fmt::Debug for Maker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,6 +90,65 @@ impl Maker {
             Self::Index(_) => ComponentKind::Index,
             Self::CachePolicy(_) => ComponentKind::CachePolicy,
         }
+    }
+}
+
+impl Plugin {
+    /// Makes the embedding backend `name`; `options` is a JSON object.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` where there is none, else as [`CreateEmbedder::create`].
+    pub fn embedder(&self, name: &str, options: &str, host: &'static dyn Host) -> Result<Box<dyn Embedder>> {
+        match self.maker(ComponentKind::Embedder, name)? {
+            Maker::Embedder(make) => make(options, host),
+            _ => unreachable!("maker() compares the kind"),
+        }
+    }
+
+    /// Makes the index backend `name`, empty or from the files in `dir`.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` where there is none, else as [`CreateVectorIndex::create`] and
+    /// [`CreateVectorIndex::open`].
+    pub fn index(
+        &self,
+        name: &str,
+        options: &str,
+        spec: IndexSpec,
+        dir: Option<&Path>,
+        host: &'static dyn Host,
+    ) -> Result<Box<dyn VectorIndex>> {
+        match self.maker(ComponentKind::Index, name)? {
+            Maker::Index(make) => make(options, spec, dir, host),
+            _ => unreachable!("maker() compares the kind"),
+        }
+    }
+
+    /// Makes the cache policy `name`.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` where there is none, else as [`CreateCachePolicy::create`].
+    pub fn cache_policy(
+        &self,
+        name: &str,
+        options: &str,
+        host: &'static dyn Host,
+    ) -> Result<Box<dyn CachePolicy>> {
+        match self.maker(ComponentKind::CachePolicy, name)? {
+            Maker::CachePolicy(make) => make(options, host),
+            _ => unreachable!("maker() compares the kind"),
+        }
+    }
+
+    fn maker(&self, kind: ComponentKind, name: &str) -> Result<Maker> {
+        self.components
+            .iter()
+            .find(|component| component.name == name && component.maker.kind() == kind)
+            .map(|component| component.maker)
+            .ok_or_else(|| {
+                let message = format!("the plugin {} has no {kind} backend '{name}'", self.id);
+                Error::new(ErrorCode::UNSUPPORTED, message)
+            })
     }
 }
 

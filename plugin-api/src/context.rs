@@ -72,6 +72,7 @@ pub trait Host: Send + Sync {
     /// Adds `value` to the counter `name`, which the host exports with the plugin's id as a label.
     fn count(&self, name: &str, value: u64);
 
-    /// Records one observation of `name` (seconds, bytes) for a histogram.
-    fn observe(&self, name: &str, value: f64);
+    /// Records one observation of `name` (seconds, bytes) for a histogram. Since 1.1: an older host
+    /// ignores it.
+    fn observe(&self, _name: &str, _value: f64) {}
 }

@@ -1,9 +1,10 @@
 use crate::{CallContext, DeviceReport, Error, ErrorCode, Health, Host, MemoryUse, Result};
+use abi_stable::StableAbi;
 use serde::de::DeserializeOwned;
 
 /// What a text is for. Models with prefixes or instructions treat the two differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The text is searched for.
     Passage = 0,
@@ -55,7 +56,8 @@ pub trait Embedder: Send + Sync + 'static {
     /// After an error the content of `out` means nothing.
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()>;
 
-    /// Does now what the first call would otherwise wait for.
+    /// Does now what the first call would otherwise wait for Since 1.1: an older host never
+    /// calls it.
     ///
     /// # Errors
     /// As [`Embedder::embed`].

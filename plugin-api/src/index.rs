@@ -4,8 +4,8 @@ use serde::de::DeserializeOwned;
 use std::{marker::PhantomData, path::Path};
 
 /// How near two vectors are. A score is a similarity under every metric: greater is nearer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Metric {
     /// `dot(a, b) / (|a| |b|)`, in -1..=1. The index normalises; zero vectors are refused.
     Cosine = 0,
@@ -136,7 +136,8 @@ impl SearchParams {
 }
 
 /// What an index can do; the host works around what it cannot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// Its results are those of comparing with every vector.
     pub exact: bool,
@@ -149,7 +150,8 @@ pub struct Capabilities {
 }
 
 /// What an index holds now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct IndexStats {
     /// Vectors that a search can return.
     pub live: u64,
@@ -224,7 +226,8 @@ pub trait VectorIndex: Send + Sync + 'static {
     /// `IO`.
     fn save(&self, cx: &dyn CallContext, dir: &Path) -> Result<()>;
 
-    /// Does now what the first search would otherwise wait for.
+    /// Does now what the first search would otherwise wait for Since 1.1: an older host never
+    /// calls it.
     ///
     /// # Errors
     /// As [`VectorIndex::search`].

@@ -65,25 +65,23 @@ mod context;
 mod embedder;
 mod error;
 mod export;
-#[cfg(feature = "host")]
 pub mod host;
 mod index;
 pub mod manifest;
 mod status;
 
 pub use cache::{CachePolicy, CreateCachePolicy};
-pub use component::{Component, ComponentKind, Maker, Plugin};
+pub use component::{Component, ComponentKind, MakeIndex, Maker, Plugin};
 pub use context::{CallContext, Host, LogLevel};
 pub use embedder::{CreateEmbedder, Embedder, EmbedderInfo, Role};
 pub use error::{Error, ErrorCode, Result};
 pub use index::{
-    Capabilities, CreateVectorIndex, Hit, IdFilter, IndexSpec, IndexStats, Metric, SearchParams,
-    VectorIndex,
+    Capabilities, CreateVectorIndex, Hit, IdFilter, IndexSpec, IndexStats, Metric, SearchParams, VectorIndex,
 };
 pub use status::{DeviceReport, Health, HealthLevel, MemoryUse};
 
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::export::*;
-    pub use abi_stable;
+    pub use crate::export::{ExportedPlugin, header};
+    pub use abi_stable::library::LibHeader;
 }

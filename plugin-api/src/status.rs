@@ -1,4 +1,5 @@
 //! What a component says of itself while it runs.
+use abi_stable::StableAbi;
 
 /// Which device did the work of an embedder. Truthful: what ran, not what was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -14,8 +15,8 @@ pub struct DeviceReport {
 }
 
 /// How well a component is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HealthLevel {
     /// All is well.
     Ok = 0,
@@ -42,7 +43,8 @@ impl Health {
 }
 
 /// Memory that a component holds now, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+#[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct MemoryUse {
     /// Main memory that it allocated.
     pub resident: u64,
