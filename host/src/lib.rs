@@ -1,1 +1,2 @@
 //! Local semantic memory and vector search.
+pub mod plugins;

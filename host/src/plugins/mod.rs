@@ -1,0 +1,307 @@
+//! Finds plugins, decides which to trust, loads them, and makes components by name.
+//!
+//! Discovery reads manifests only; a library is opened when a component of it is first asked for.
+//! A library wins over a linked-in component of the same kind and name, and folders win in the
+//! order in which they are given.
+mod error;
+mod file;
+mod load;
+mod services;
+mod trial;
+
+pub use error::{PluginError, Refusal};
+
+use file::PluginFile;
+use magray_plugin_api::{
+    ComponentKind, Embedder, ErrorCode, IndexSpec, Plugin, VectorIndex,
+    host::{ContainedPolicy, PluginHandle},
+    manifest::Manifest,
+};
+use services::Services;
+use std::{
+    collections::BTreeSet,
+    env::consts::{DLL_PREFIX, DLL_SUFFIX},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
+};
+use trial::Trials;
+
+/// Where plugins come from and which of them are trusted.
+#[derive(Debug, Default)]
+pub struct PluginOptions {
+    /// Folders to look in, the most important first. One that does not exist is skipped.
+    pub folders: Vec<PathBuf>,
+    /// Lower-case SHA-256 digests; where there are any, no other library is loaded.
+    pub allow: Vec<String>,
+    /// `magray` itself, for the trial of unknown files in a child process; none trusts them.
+    pub trial_program: Option<PathBuf>,
+    /// The user's data folder.
+    pub data_dir: PathBuf,
+}
+
+/// All plugins that were found.
+#[derive(Debug)]
+pub struct Plugins {
+    options: PluginOptions,
+    trials: Trials,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    origin: Origin,
+    manifest: Option<Manifest>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Linked(&'static Plugin),
+    Library(PathBuf),
+}
+
+#[derive(Debug)]
+enum State {
+    /// Its manifest fits; nothing of it has run.
+    Found(Option<PluginFile>),
+    Loaded(PluginHandle),
+    Refused(String),
+}
+
+/// A plugin as `magray plugin list` shows it.
+#[derive(Debug)]
+pub struct PluginStatus {
+    /// The file; none where the plugin is linked in.
+    pub path: Option<PathBuf>,
+    /// What the file says of itself; none where it cannot be read.
+    pub manifest: Option<Manifest>,
+    /// SHA-256 of the file.
+    pub sha256: Option<String>,
+    /// Why it is not usable.
+    pub refusal: Option<String>,
+}
+
+impl Plugins {
+    /// Reads the manifests of every library in the folders. Nothing of them runs.
+    pub fn discover(options: PluginOptions, linked: &[&'static Plugin]) -> Self {
+        let mut entries = Vec::new();
+        let mut seen = BTreeSet::new();
+        for path in options.folders.iter().flat_map(|folder| libraries(folder)) {
+            if seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+                entries.push(Entry::library(path));
+            }
+        }
+        entries.extend(linked.iter().map(|plugin| Entry {
+            origin: Origin::Linked(plugin),
+            manifest: Manifest::of(plugin).ok(),
+            state: Mutex::new(State::Found(None)),
+        }));
+        let trials = Trials::new(options.trial_program.clone(), &options.data_dir);
+        Self { options, trials, entries }
+    }
+
+    /// Every plugin, libraries first; loads none. Hashes each library.
+    pub fn list(&self) -> impl Iterator<Item = PluginStatus> + '_ {
+        self.entries.iter().map(|entry| {
+            let (path, sha256) = match &entry.origin {
+                Origin::Linked(_) => (None, None),
+                Origin::Library(path) => {
+                    let file = PluginFile::inspect(path).and_then(|file| file.sha256());
+                    (Some(path.clone()), file.ok())
+                }
+            };
+            let refusal = match &*entry.state() {
+                State::Refused(refusal) => Some(refusal.clone()),
+                _ => None,
+            };
+            PluginStatus { path, manifest: entry.manifest.clone(), sha256, refusal }
+        })
+    }
+
+    /// Loads the library at `path` and starts it; what the trial process does.
+    ///
+    /// # Errors
+    /// [`PluginError::Refused`].
+    pub fn try_library(path: &Path, data_dir: &Path) -> Result<(), PluginError> {
+        let refused = |refusal| PluginError::Refused { path: path.to_owned(), refusal };
+        let file = PluginFile::inspect(path).map_err(refused)?;
+        let services = Services { plugin: file.manifest.id.clone(), data_dir: data_dir.to_owned() };
+        load::load(file, false, services.leak()).map(drop).map_err(refused)
+    }
+
+    /// Makes the embedding backend `name`; `options` is a JSON object.
+    ///
+    /// # Errors
+    /// [`PluginError`].
+    pub fn embedder(&self, name: &str, options: &str) -> Result<Box<dyn Embedder>, PluginError> {
+        self.make(ComponentKind::Embedder, name, |handle| handle.embedder(name, options))
+    }
+
+    /// Makes the index backend `name`, empty or from the files in `dir`.
+    ///
+    /// # Errors
+    /// [`PluginError`]; `CORRUPT_DATA` inside it where the files cannot be used.
+    pub fn index(
+        &self,
+        name: &str,
+        options: &str,
+        spec: IndexSpec,
+        dir: Option<&Path>,
+    ) -> Result<Box<dyn VectorIndex>, PluginError> {
+        self.make(ComponentKind::Index, name, |handle| handle.index(name, options, spec, dir))
+    }
+
+    /// Makes the cache policy `name`.
+    ///
+    /// # Errors
+    /// [`PluginError`].
+    pub fn cache_policy(&self, name: &str, options: &str) -> Result<ContainedPolicy, PluginError> {
+        self.make(ComponentKind::CachePolicy, name, |handle| handle.cache_policy(name, options))
+    }
+
+    /// Which plugin offers a component: its id and version. Loads nothing.
+    ///
+    /// # Errors
+    /// [`PluginError::Unknown`].
+    pub fn provider(&self, kind: ComponentKind, name: &str) -> Result<&Manifest, PluginError> {
+        let mut offers = self.entries.iter().filter(|entry| entry.offers(kind, name));
+        offers.find_map(|entry| entry.manifest.as_ref()).ok_or_else(|| self.unknown(kind, name))
+    }
+
+    fn unknown(&self, kind: ComponentKind, name: &str) -> PluginError {
+        let known: BTreeSet<_> = self.entries.iter().flat_map(Entry::components).collect();
+        let known: Vec<_> = known.into_iter().filter(|offered| offered.0 == kind).map(|offered| offered.1).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        PluginError::Unknown { kind, name: name.to_owned(), known }
+    }
+
+    /// Makes a component by the first plugin that offers and can be loaded. One that cannot is
+    /// passed over with a warning, and is the error where no other offers.
+    fn make<T>(
+        &self,
+        kind: ComponentKind,
+        name: &str,
+        make: impl Fn(&PluginHandle) -> magray_plugin_api::Result<T>,
+    ) -> Result<T, PluginError> {
+        let mut refused = None;
+        for entry in self.entries.iter().filter(|entry| entry.offers(kind, name)) {
+            match self.handle(entry) {
+                Ok(handle) => {
+                    return make(&handle).map_err(|error| PluginError::Call {
+                        kind,
+                        name: name.to_owned(),
+                        origin: entry.describe(),
+                        error,
+                    });
+                }
+                Err(Some(error)) => {
+                    tracing::warn!("{error}");
+                    refused = Some(error);
+                }
+                Err(None) => {}
+            }
+        }
+        Err(refused.unwrap_or_else(|| self.unknown(kind, name)))
+    }
+
+    /// The loaded plugin; `Err(None)` where it was refused, and reported, before.
+    fn handle(&self, entry: &Entry) -> Result<PluginHandle, Option<PluginError>> {
+        let mut state = entry.state();
+        let file = match &mut *state {
+            State::Loaded(handle) => return Ok(*handle),
+            State::Refused(_) => return Err(None),
+            State::Found(file) => file.take(),
+        };
+        let services = |plugin: &str| {
+            Services { plugin: plugin.to_owned(), data_dir: self.options.data_dir.clone() }.leak()
+        };
+        let loaded = match (&entry.origin, file) {
+            (Origin::Linked(plugin), _) => Ok(PluginHandle::linked(plugin, services(plugin.id))),
+            (Origin::Library(_), Some(file)) => self.trust(&file).and_then(|()| {
+                let host = services(&file.manifest.id);
+                load::load(file, !self.options.allow.is_empty(), host)
+            }),
+            (Origin::Library(_), None) => return Err(None),
+        };
+        match loaded {
+            Ok(handle) => {
+                *state = State::Loaded(handle);
+                Ok(handle)
+            }
+            Err(refusal) => {
+                if let Refusal::Layout { report } = &refusal {
+                    tracing::debug!("{}: {report}", entry.describe());
+                }
+                *state = State::Refused(refusal.to_string());
+                let path = PathBuf::from(entry.describe());
+                Err(Some(PluginError::Refused { path, refusal }))
+            }
+        }
+    }
+
+    fn trust(&self, file: &PluginFile) -> Result<(), Refusal> {
+        if !self.options.allow.is_empty() {
+            let found = file.sha256()?;
+            if !self.options.allow.contains(&found) {
+                return Err(Refusal::NotAllowed { found });
+            }
+        }
+        self.trials.check(file)
+    }
+}
+
+impl Entry {
+    fn library(path: PathBuf) -> Self {
+        let (manifest, state) = match PluginFile::inspect(&path) {
+            Ok(file) => (Some(file.manifest.clone()), State::Found(Some(file))),
+            Err(refusal) => {
+                // Any library may lie beside the program; one that was meant as a plugin is news.
+                match refusal {
+                    Refusal::NotAPlugin => tracing::debug!("plugin {}: {refusal}", path.display()),
+                    _ => tracing::warn!("plugin {}: {refusal}", path.display()),
+                }
+                (None, State::Refused(refusal.to_string()))
+            }
+        };
+        Self { origin: Origin::Library(path), manifest, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn components(&self) -> impl Iterator<Item = (ComponentKind, &str)> {
+        let components = self.manifest.iter().flat_map(|manifest| &manifest.components);
+        components.map(|component| (component.kind, component.name.as_str()))
+    }
+
+    fn offers(&self, kind: ComponentKind, name: &str) -> bool {
+        self.components().any(|offered| offered == (kind, name))
+    }
+
+    fn describe(&self) -> String {
+        match &self.origin {
+            Origin::Linked(plugin) => format!("{} {} (built in)", plugin.id, plugin.version),
+            Origin::Library(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// Whether making an index failed because its files cannot be used.
+pub fn is_corrupt(error: &PluginError) -> bool {
+    matches!(error, PluginError::Call { error, .. } if error.code() == ErrorCode::CORRUPT_DATA)
+}
+
+/// The libraries of a folder, sorted by name.
+fn libraries(folder: &Path) -> Vec<PathBuf> {
+    let Ok(files) = folder.read_dir() else { return Vec::new() };
+    let mut paths: Vec<PathBuf> = files
+        .filter_map(|file| Some(file.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(DLL_PREFIX) && name.ends_with(DLL_SUFFIX)
+        })
+        .collect();
+    paths.sort();
+    paths
+}

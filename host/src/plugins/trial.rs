@@ -1,0 +1,109 @@
+//! The first load of an unknown file runs in a child process, so that a library that crashes is a
+//! finding and not an outage.
+use super::{error::Refusal, file::PluginFile};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+/// A constructor that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Remembers which files have passed.
+#[derive(Debug)]
+pub(super) struct Trials {
+    /// `magray` itself, run as `magray plugin trial FILE`; none trusts every file.
+    program: Option<PathBuf>,
+    book: PathBuf,
+}
+
+/// Stamp of the file by its path.
+#[derive(Default, Serialize, Deserialize)]
+struct Book(BTreeMap<PathBuf, String>);
+
+impl Trials {
+    pub(super) fn new(program: Option<PathBuf>, data_dir: &Path) -> Self {
+        Self { program, book: data_dir.join("plugins").join("trials.json") }
+    }
+
+    /// Loads the file in a child process, unless this very file has passed before.
+    pub(super) fn check(&self, file: &PluginFile) -> Result<(), Refusal> {
+        let Some(program) = &self.program else { return Ok(()) };
+        let stamp = file.stamp()?;
+        let mut book = self.read_book();
+        if book.0.get(&file.path) == Some(&stamp) {
+            return Ok(());
+        }
+        run(program, &file.path)?;
+        book.0.insert(file.path.clone(), stamp);
+        self.write_book(&book);
+        Ok(())
+    }
+
+    fn read_book(&self) -> Book {
+        // A missing or damaged book costs a trial, nothing else.
+        fs::read(&self.book).ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
+    }
+
+    fn write_book(&self, book: &Book) {
+        let written = || -> std::io::Result<()> {
+            let folder = self.book.parent().unwrap_or(Path::new("."));
+            fs::create_dir_all(folder)?;
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            serde_json::to_writer_pretty(&mut file, book)?;
+            file.persist(&self.book)?;
+            Ok(())
+        };
+        if let Err(error) = written() {
+            tracing::debug!("cannot note plugin trials in {}: {error}", self.book.display());
+        }
+    }
+}
+
+fn run(program: &Path, path: &Path) -> Result<(), Refusal> {
+    let crashed = |how: String| Refusal::Crashed { how };
+    let mut child = Command::new(program)
+        .args(["plugin", "trial"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| crashed(format!("'{}' could not be run ({error})", program.display())))?;
+    // The pipe closes when the child ends, however it ends: that is what is waited for.
+    let mut stderr = child.stderr.take();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        if let Some(stderr) = &mut stderr {
+            let _ = stderr.read_to_string(&mut text);
+        }
+        let _ = sender.send(text);
+    });
+    let said = receiver.recv_timeout(PATIENCE);
+    if said.is_err() {
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(|error| crashed(format!("it could not be waited for ({error})")))?;
+    match said {
+        Err(_) => Err(crashed(format!("it hung for {} s", PATIENCE.as_secs()))),
+        // A refusal that the child explained is found again, and reported, by this process.
+        Ok(_) if status.code().is_some_and(|code| code <= 3) => Ok(()),
+        Ok(said) => Err(crashed(describe(status, &said))),
+    }
+}
+
+fn describe(status: ExitStatus, said: &str) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return format!("it crashed with signal {signal}");
+    }
+    let last = said.lines().last().unwrap_or_default();
+    format!("it ended the process with {status} {last}")
+}
