@@ -1,2 +1,5 @@
 //! Local semantic memory and vector search.
+pub mod config;
+pub mod ingest;
 pub mod plugins;
+pub mod store;

@@ -1,1 +1,6 @@
-fn main() {}
+//! The `magray` program. Everything is in the library, where tests reach it.
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    magray::cli::run()
+}

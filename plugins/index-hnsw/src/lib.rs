@@ -1,1 +1,36 @@
+//! The `hnsw` index: approximate search over a graph of the `hnsw_rs` crate.
+//!
+//! `hnsw_rs` is a graph and no more. What it lacks, or does in a way that a long-lived process
+//! cannot bear, is contained here, each hazard in one place:
+//!
+//! | hazard of `hnsw_rs` 0.3.5 | where it is met |
+//! |---|---|
+//! | ends the process on bad files and parameters | [`options`], [`files`] |
+//! | no delete, no update, one id returned twice; many equal vectors cut the graph in two | [`segment`] |
+//! | panics on NaN and on a negative distance, takes any width | [`index`], [`distance`] |
+//! | owns every vector in an allocation of its own | [`rows`] |
+//! | prints to standard output | [`graph`] |
+//! | uses the global thread pool, even to drop a graph | [`graph`] |
+//! | panics in a filtered search of breadth 1; allocates whatever breadth it is asked for | [`graph`] |
+//! | forgets its level distribution when it is loaded | [`graph`] |
+mod distance;
+mod files;
+mod graph;
+mod ids;
+mod index;
+mod options;
+mod rows;
+mod segment;
 
+pub use index::Hnsw;
+pub use options::{Options, Preset};
+
+use magray_plugin_api::{Component, Plugin};
+
+/// This plugin.
+pub const PLUGIN: Plugin = Plugin {
+    id: "magray-index-hnsw",
+    version: env!("CARGO_PKG_VERSION"),
+    summary: "approximate vector search over a hierarchical graph (hnsw_rs)",
+    components: &[Component::index::<Hnsw>("hnsw")],
+};

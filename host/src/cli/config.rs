@@ -1,0 +1,80 @@
+use super::{
+    Failure, Outcome,
+    args::Global,
+    resolve,
+    terminal::{GREEN, Terminal},
+};
+use crate::config::{Config, DEFAULT_TOML, Resolved, render_resolved};
+use clap::Subcommand;
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+/// See, check and begin a configuration
+#[derive(Debug, Subcommand)]
+#[command(name = "config")]
+pub(super) enum ConfigCommand {
+    /// Print every key with its default and what it is for
+    Show {
+        /// Print the values in force instead, and where each comes from
+        #[arg(long)]
+        resolved: bool,
+    },
+    /// Check a config file, or everything that is in force
+    Check {
+        /// The file; else all layers as a command would read them
+        file: Option<PathBuf>,
+    },
+    /// Write a commented config file with the defaults
+    Init {
+        /// Where to write it
+        #[arg(default_value = "magray.toml")]
+        file: PathBuf,
+        /// Replace a file that is there
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+impl ConfigCommand {
+    pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
+        match self {
+            Self::Show { resolved: false } => terminal.print(format_args!("{}", DEFAULT_TOML.trim_end()))?,
+            Self::Show { resolved: true } => show_resolved(terminal, &resolve(global, terminal)?)?,
+            Self::Check { file } => {
+                let checked = match &file {
+                    Some(file) => Config::check(file)?,
+                    None => resolve(global, terminal)?,
+                };
+                let what = checked.file.map_or_else(|| "defaults and environment".to_owned(), |file| file.display().to_string());
+                terminal.print(format_args!("{GREEN}ok{GREEN:#} {what}"))?;
+            }
+            Self::Init { file, force } => init(terminal, &file, force)?,
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn show_resolved(terminal: &Terminal, resolved: &Resolved) -> Result<(), Failure> {
+    if terminal.json {
+        return terminal.print_json(&resolved.config);
+    }
+    terminal.print(format_args!("{}", render_resolved(resolved).trim_end()))
+}
+
+fn init(terminal: &Terminal, file: &PathBuf, force: bool) -> Result<(), Failure> {
+    let mut options = File::options();
+    options.write(true).truncate(true).create(force).create_new(!force);
+    let written = options.open(file).and_then(|mut file| file.write_all(DEFAULT_TOML.as_bytes()));
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(Failure::Usage(format!("{} is there already; --force replaces it", file.display())))
+        }
+        written => {
+            written.map_err(Failure::io(format!("cannot write {}", file.display())))?;
+            terminal.print(format_args!("{GREEN}wrote{GREEN:#} {}", file.display()))
+        }
+    }
+}

@@ -1,0 +1,128 @@
+use super::{
+    Failure, Outcome, args,
+    args::Global,
+    open,
+    terminal::{GREEN, Terminal, UntilInterrupted},
+};
+use crate::{
+    engine::{FileReport, IndexReport, IndexRequest},
+    store::Layer,
+};
+use clap::Args;
+use serde::Serialize;
+use std::{path::PathBuf, time::Instant};
+
+/// Remember files and folders, and keep up with their changes
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Text, Markdown and code are split into passages; .gitignore, .ignore and .magrayignore are honoured;
+binary files are skipped. Run it again at any time: unchanged files are left alone, and records of
+deleted files go. Ctrl-C is safe: the next run goes on from there.
+
+Examples:
+  magray index ~/notes
+  magray index src docs README.md --project magray --tag code")]
+pub(super) struct Index {
+    /// Files and folders
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Layer of the records [default: assets]
+    #[arg(long, value_name = "LAYER", value_parser = args::layer())]
+    layer: Option<Layer>,
+    /// Project of the records
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
+    /// A label for the records; may be given several times
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Take hidden files too
+    #[arg(long)]
+    hidden: bool,
+}
+
+#[derive(Serialize)]
+struct ReportJson {
+    files_indexed: u64,
+    files_unchanged: u64,
+    files_removed: u64,
+    files_skipped: usize,
+    chunks_added: u64,
+    chunks_kept: u64,
+    chunks_removed: u64,
+    took_ms: f64,
+    skipped: Vec<SkippedJson>,
+}
+
+#[derive(Serialize)]
+struct SkippedJson {
+    path: Option<PathBuf>,
+    reason: String,
+}
+
+impl Index {
+    pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
+        let start = Instant::now();
+        let engine = open(global, terminal)?;
+        let request = IndexRequest {
+            paths: self.paths,
+            layer: self.layer,
+            project: self.project,
+            tags: self.tag,
+            hidden: self.hidden,
+        };
+        let report = {
+            let progress = terminal.progress("files");
+            engine.index_files(&UntilInterrupted, &request, &mut |now| {
+                progress.0.set_length(now.total as u64);
+                progress.0.set_position(now.files as u64);
+                progress.0.set_message(format!("{} passages", now.chunks));
+            })?
+        };
+        engine.upkeep(&UntilInterrupted)?;
+        let failed = report.skipped.iter().filter(|skipped| skipped.is_error).count();
+        for FileReport { path, reason, is_error } in &report.skipped {
+            let path = path.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default();
+            if *is_error {
+                terminal.error(&format!("{path}{reason}"));
+            } else {
+                tracing::debug!("skipped {path}{reason}");
+            }
+        }
+        print(terminal, report, start)?;
+        if failed > 0 {
+            return Err(Failure::Usage(format!("{failed} paths could not be indexed; the others were")));
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn print(terminal: &Terminal, report: IndexReport, start: Instant) -> Result<(), Failure> {
+    let took = start.elapsed();
+    if terminal.json {
+        return terminal.print_json(&ReportJson {
+            files_indexed: report.files_indexed,
+            files_unchanged: report.files_unchanged,
+            files_removed: report.files_removed,
+            files_skipped: report.skipped.len(),
+            chunks_added: report.chunks_added,
+            chunks_kept: report.chunks_kept,
+            chunks_removed: report.chunks_removed,
+            took_ms: took.as_secs_f64() * 1000.0,
+            skipped: report
+                .skipped
+                .into_iter()
+                .map(|skipped| SkippedJson { path: skipped.path, reason: skipped.reason })
+                .collect(),
+        });
+    }
+    let mut parts = vec![format!("{} files, {} new passages", report.files_indexed, report.chunks_added)];
+    let counts = [
+        (report.files_unchanged, "files unchanged"),
+        (report.files_removed, "files gone"),
+        (report.chunks_removed, "passages gone"),
+        (report.skipped.len() as u64, "files skipped (-v says why)"),
+        (report.embedded, "older records embedded"),
+    ];
+    parts.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+    terminal.print(format_args!("{GREEN}indexed{GREEN:#} {} in {:.1} s", parts.join(", "), took.as_secs_f64()))
+}

@@ -1,0 +1,49 @@
+use super::{
+    Failure, Outcome,
+    args::{Global, Select},
+    open_to_read,
+    terminal::{DIM, Terminal},
+    view::{self, RecordJson},
+};
+use clap::Args;
+
+/// List records, newest first
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  magray list --tag ops
+  magray list --layer interact -n 100 --json | jq -r .text")]
+pub(super) struct List {
+    /// How many records
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+    /// Skip this many first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    offset: usize,
+    #[command(flatten)]
+    select: Select,
+}
+
+impl List {
+    pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
+        let Some(engine) = open_to_read(global, terminal)? else { return Ok(Outcome::NothingFound) };
+        let filter = self.select.filter();
+        let records = engine.store().list(&filter, self.limit, self.offset)?;
+        for record in &records {
+            if terminal.json {
+                terminal.print_json(&RecordJson::from(record))?;
+                continue;
+            }
+            let created = &view::time(record.created_ms)[..10];
+            let id = record.source.is_some().then(|| format!("  {DIM}{}{DIM:#}", record.ulid)).unwrap_or_default();
+            terminal.print(format_args!("{DIM}{created}{DIM:#}  {}{id}", view::heading(record, None)))?;
+            terminal.print(format_args!("{}", view::snippet(&record.text, "", terminal.width(), 1)))?;
+        }
+        let shown = self.offset + records.len();
+        let total = engine.store().count(&filter)?;
+        if shown < total {
+            terminal.hint(&format!("{shown} of {total} records; the next ones: --offset {shown}"));
+        }
+        Ok(if records.is_empty() { Outcome::NothingFound } else { Outcome::Done })
+    }
+}

@@ -1,0 +1,198 @@
+//! The command line. Only this module prints: answers on stdout, everything else on stderr.
+mod add;
+mod args;
+mod config;
+mod forget;
+mod get;
+mod index;
+mod list;
+mod plugin;
+mod search;
+mod shell;
+mod stats;
+mod terminal;
+mod view;
+
+use crate::{
+    config::{Config, ConfigError, Resolved},
+    engine::{self, Engine, EngineError, Setup},
+    plugins::PluginError,
+    store::StoreError,
+};
+use args::Global;
+use clap::{Parser, Subcommand};
+use std::{env, io, path::PathBuf, process::ExitCode};
+use terminal::Terminal;
+
+/// Exit codes: 0 found or done, 1 nothing found, 2 wrong usage, 3 failed, 130 interrupted.
+const NOTHING_FOUND: u8 = 1;
+const USAGE: u8 = 2;
+const FAILED: u8 = 3;
+const INTERRUPTED: u8 = 130;
+
+const EXAMPLES: &str = "\
+Examples:
+  magray index ~/notes ~/src/project       remember files and folders
+  magray search \"how are backups made\"     ask by meaning
+  magray add \"The staging key rotates on Mondays\" --tag ops
+  magray --index hnsw search \"retry policy\" --json
+
+Exit codes: 0 found or done, 1 nothing found, 2 wrong usage, 3 failed, 130 interrupted.
+Data lives in $MAGRAY_HOME, else in the system's folder for data (~/.local/share/magray).";
+
+/// Local semantic memory and vector search: remembers texts and finds them by meaning, offline.
+#[derive(Debug, Parser)]
+#[command(name = "magray", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Add(add::Add),
+    Index(index::Index),
+    Search(search::Search),
+    Get(get::Get),
+    List(list::List),
+    Forget(forget::Forget),
+    Stats(stats::Stats),
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    Completions(shell::Completions),
+    Man(shell::Man),
+}
+
+/// Why a command ended without doing its work.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// What the user wrote cannot be done.
+    #[error("{0}")]
+    Usage(String),
+    #[error("{what}: {error}")]
+    Io { what: String, error: io::Error },
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl Failure {
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |error| Self::Io { what, error }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Config(_) | Self::Engine(EngineError::Invalid(_)) => USAGE,
+            Self::Plugin(PluginError::Unknown { .. })
+            | Self::Engine(EngineError::Plugin(PluginError::Unknown { .. })) => USAGE,
+            Self::Engine(EngineError::Interrupted) => INTERRUPTED,
+            _ => FAILED,
+        }
+    }
+
+    /// Whoever reads our output has gone, as `head` does: no failure.
+    fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Io { error, .. } if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// What a command found.
+enum Outcome {
+    Done,
+    NothingFound,
+}
+
+/// Runs the program: parses the arguments of this process, does what they say, prints.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // It prints help and versions too, to stdout and with success.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    let terminal = Terminal::new(&cli.global);
+    match cli.command.run(&cli.global, &terminal) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::NothingFound) => ExitCode::from(NOTHING_FOUND),
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            terminal.error(&failure.to_string());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+impl Command {
+    fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
+        match self {
+            Self::Add(add) => add.run(global, terminal),
+            Self::Index(index) => index.run(global, terminal),
+            Self::Search(search) => search.run(global, terminal),
+            Self::Get(get) => get.run(global, terminal),
+            Self::List(list) => list.run(global, terminal),
+            Self::Forget(forget) => forget.run(global, terminal),
+            Self::Stats(stats) => stats.run(global, terminal),
+            Self::Plugin(plugin) => plugin.run(global, terminal),
+            Self::Config(config) => config.run(global, terminal),
+            Self::Completions(completions) => completions.run(terminal),
+            Self::Man(man) => man.run(terminal),
+        }
+    }
+}
+
+/// The settings in force; from here on log messages follow them.
+fn resolve(global: &Global, terminal: &Terminal) -> Result<Resolved, Failure> {
+    let resolved = Config::load(global.config.as_deref(), env::vars_os(), &global.overrides())?;
+    terminal.log_from(resolved.config.log.level);
+    Ok(resolved)
+}
+
+fn setup(global: &Global, terminal: &Terminal) -> Result<Setup, Failure> {
+    let config = resolve(global, terminal)?.config;
+    let data_dir = global.data_dir.clone().or_else(engine::default_data_dir).ok_or_else(|| {
+        Failure::Usage("there is no home folder to keep data in; give --data-dir or set MAGRAY_HOME".into())
+    })?;
+    let mut plugin_dirs = global.plugin_dir.clone();
+    if let Some(path) = env::var_os("MAGRAY_PLUGIN_PATH") {
+        plugin_dirs.extend(env::split_paths(&path).filter(|folder| folder != &PathBuf::new()));
+    }
+    Ok(Setup { config, data_dir, plugin_dirs, executable: env::current_exe().ok() })
+}
+
+/// The engine for a command that writes.
+fn open(global: &Global, terminal: &Terminal) -> Result<Engine, Failure> {
+    Ok(Engine::open(setup(global, terminal)?)?)
+}
+
+/// The engine for a command that can do without writing; none where nothing was ever stored.
+fn open_to_read(global: &Global, terminal: &Terminal) -> Result<Option<Engine>, Failure> {
+    let setup = setup(global, terminal)?;
+    if !setup.database().exists() {
+        terminal.hint(&format!(
+            "nothing is stored in {} yet; begin with `magray add TEXT` or `magray index PATH`",
+            setup.data_dir.display()
+        ));
+        return Ok(None);
+    }
+    match Engine::open(setup.clone()) {
+        Err(EngineError::Store(StoreError::ReadOnly { .. })) => Ok(Some(Engine::open_read_only(setup)?)),
+        opened => Ok(Some(opened?)),
+    }
+}

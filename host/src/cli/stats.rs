@@ -1,0 +1,87 @@
+use super::{
+    Failure, Outcome,
+    args::Global,
+    open_to_read,
+    terminal::{BOLD, Terminal},
+};
+use clap::Args;
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+/// Show what is stored
+#[derive(Debug, Args)]
+pub(super) struct Stats {}
+
+#[derive(Serialize)]
+struct StatsJson {
+    database: String,
+    database_bytes: u64,
+    wal_bytes: u64,
+    schema_version: i64,
+    sources: u64,
+    backend: String,
+    model: String,
+    dim: usize,
+    unembedded: u64,
+    layers: Vec<LayerJson>,
+}
+
+#[derive(Serialize)]
+struct LayerJson {
+    layer: &'static str,
+    records: u64,
+    vectors: u64,
+    index: String,
+    /// Vectors in the index snapshot, and in the exact tail beside it.
+    sealed: u64,
+    tail: u64,
+}
+
+impl Stats {
+    pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
+        let Some(engine) = open_to_read(global, terminal)? else { return Ok(Outcome::NothingFound) };
+        let stats = engine.store().stats()?;
+        let embedding = engine.embedding()?;
+        let indexes = engine.indexes()?.stats().map_err(crate::engine::EngineError::from)?;
+        let layers = stats.layers.iter().map(|layer| {
+            let index = indexes.iter().find(|index| index.layer == layer.layer);
+            LayerJson {
+                layer: layer.layer.name(),
+                records: layer.records,
+                vectors: layer.vectors,
+                index: index.map(|index| index.backend.clone()).unwrap_or_default(),
+                sealed: index.map_or(0, |index| index.sealed),
+                tail: index.map_or(0, |index| index.tail),
+            }
+        });
+        let json = StatsJson {
+            database: engine.store().path().display().to_string(),
+            database_bytes: stats.database_bytes,
+            wal_bytes: stats.wal_bytes,
+            schema_version: stats.schema_version,
+            sources: stats.sources,
+            backend: embedding.backend().to_owned(),
+            model: embedding.info().model.clone(),
+            dim: embedding.info().dim,
+            unembedded: engine.unembedded()?,
+            layers: layers.collect(),
+        };
+        if terminal.json { terminal.print_json(&json)? } else { print(terminal, &json)? }
+        Ok(Outcome::Done)
+    }
+}
+
+fn print(terminal: &Terminal, stats: &StatsJson) -> Result<(), Failure> {
+    let size = HumanBytes(stats.database_bytes + stats.wal_bytes);
+    terminal.print(format_args!("{} ({size}, schema {})", stats.database, stats.schema_version))?;
+    terminal.print(format_args!("{} files; model {}, {} wide, by {}", stats.sources, stats.model, stats.dim, stats.backend))?;
+    if stats.unembedded > 0 {
+        terminal.print(format_args!("{} records have no vector of this model", stats.unembedded))?;
+    }
+    terminal.print(format_args!("\n{BOLD}{:<10} {:>9} {:>9}  {:<10} {:>9} {:>6}{BOLD:#}", "layer", "records", "vectors", "index", "sealed", "tail"))?;
+    for layer in &stats.layers {
+        let LayerJson { layer, records, vectors, index, sealed, tail } = layer;
+        terminal.print(format_args!("{layer:<10} {records:>9} {vectors:>9}  {index:<10} {sealed:>9} {tail:>6}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! Records as users see them, in text and in JSON.
+use super::terminal::{BOLD, CYAN, DIM};
+use crate::store::Record;
+use serde::Serialize;
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
+};
+
+/// A record as JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct RecordJson<'a> {
+    id: &'a str,
+    layer: &'a str,
+    kind: &'a str,
+    title: Option<&'a str>,
+    text: &'a str,
+    tags: &'a [String],
+    project: Option<&'a str>,
+    session: Option<&'a str>,
+    path: Option<&'a str>,
+    line_start: Option<u32>,
+    line_end: Option<u32>,
+    created: String,
+    expires: Option<String>,
+    access_count: u64,
+}
+
+impl<'a> From<&'a Record> for RecordJson<'a> {
+    fn from(record: &'a Record) -> Self {
+        let source = record.source.as_ref();
+        Self {
+            id: &record.ulid,
+            layer: record.layer.name(),
+            kind: &record.kind,
+            title: record.title.as_deref(),
+            text: &record.text,
+            tags: &record.tags,
+            project: record.project.as_deref(),
+            session: record.session.as_deref(),
+            path: source.map(|source| source.path.as_str()),
+            line_start: source.map(|source| source.line_start),
+            line_end: source.map(|source| source.line_end),
+            created: time(record.created_ms),
+            expires: record.expires_ms.map(time),
+            access_count: record.access_count,
+        }
+    }
+}
+
+/// A time in milliseconds since 1970, as RFC 3339 in UTC.
+pub(super) fn time(ms: u64) -> String {
+    UNIX_EPOCH
+        .checked_add(Duration::from_millis(ms))
+        .filter(|_| ms < 253_402_300_800_000) // the year 10000, which the format cannot write
+        .map_or_else(|| ms.to_string(), |time| humantime::format_rfc3339_seconds(time).to_string())
+}
+
+/// Where a record comes from: `path:line`, relative to this folder where it is below it; else its
+/// short id.
+pub(super) fn place(record: &Record, line: Option<u32>) -> String {
+    match &record.source {
+        Some(source) => {
+            let path = relative(Path::new(&source.path));
+            format!("{CYAN}{}{CYAN:#}:{}", path.display(), line.unwrap_or(source.line_start))
+        }
+        None => format!("{CYAN}{}{CYAN:#}", record.ulid),
+    }
+}
+
+fn relative(path: &Path) -> PathBuf {
+    let here = env::current_dir().ok().and_then(|here| here.canonicalize().ok());
+    let below = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
+    below.unwrap_or(path).to_owned()
+}
+
+/// The line above a record's text: place, layer, labels, heading.
+pub(super) fn heading(record: &Record, line: Option<u32>) -> String {
+    let mut labels = vec![record.layer.name().to_owned()];
+    labels.extend(record.project.iter().map(|project| format!("project {project}")));
+    labels.extend(record.tags.iter().map(|tag| format!("#{tag}")));
+    let title = record.title.as_deref().map(|title| format!("  {DIM}{title}{DIM:#}")).unwrap_or_default();
+    format!("{}  {DIM}{}{DIM:#}{title}", place(record, line), labels.join(" "))
+}
+
+/// The text in lines of at most `width` columns, at most `max_lines` of them, each indented, words
+/// of `query` in bold.
+pub(super) fn snippet(text: &str, query: &str, width: usize, max_lines: usize) -> String {
+    const INDENT: &str = "      ";
+    let words: Vec<String> = words_of(query).map(str::to_lowercase).filter(|word| word.chars().count() > 2).collect();
+    let mut lines = wrapped(text, width.saturating_sub(INDENT.len()));
+    let cut = lines.len() > max_lines;
+    lines.truncate(max_lines);
+    if let (true, Some(last)) = (cut, lines.last_mut()) {
+        last.push_str(" ...");
+    }
+    let lines = lines.iter().map(|line| format!("{INDENT}{}", emphasised(line, &words)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn words_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+/// Breaks at spaces; control characters, which a terminal would obey, become spaces.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut lines = vec![String::new()];
+    let mut columns = 0;
+    for word in clean.split_whitespace() {
+        let len = word.chars().count();
+        if columns > 0 && columns + 1 + len > width {
+            lines.push(String::new());
+            columns = 0;
+        }
+        let Some(line) = lines.last_mut() else { break };
+        if columns > 0 {
+            line.push(' ');
+            columns += 1;
+        }
+        line.push_str(word);
+        columns += len;
+    }
+    lines
+}
+
+fn emphasised(line: &str, words: &[String]) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    for word in words_of(line) {
+        let at = rest.find(word).unwrap_or(0);
+        out.push_str(&rest[..at]);
+        let lower = word.to_lowercase();
+        if words.iter().any(|wanted| lower.starts_with(wanted.as_str())) {
+            out.push_str(&format!("{BOLD}{word}{BOLD:#}"));
+        } else {
+            out.push_str(word);
+        }
+        rest = &rest[at + word.len()..];
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snippet_wraps_and_says_that_it_was_cut() {
+        let shown = snippet("one two three four five six", "", 6 + 9, 2);
+        assert_eq!(shown, "      one two\n      three ...");
+    }
+
+    #[test]
+    fn words_of_the_query_are_bold_and_control_characters_are_gone() {
+        let shown = snippet("The Backup\x1b[31m ran", "backup", 80, 1);
+        assert_eq!(shown, format!("      The {BOLD}Backup{BOLD:#} [31m ran"));
+    }
+
+    #[test]
+    fn far_times_do_not_panic() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(u64::MAX), u64::MAX.to_string());
+    }
+}

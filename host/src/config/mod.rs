@@ -1,0 +1,158 @@
+//! The configuration: built-in defaults, a TOML file, the environment and flags, each layer over the last.
+//!
+//! [`Config::load`] reads all of them and says of each value where it comes from. Each layer becomes a tree
+//! (`tree`), keys that do not exist are taken out (`shape`), the trees are laid over one another and typed
+//! (`decode`, `schema`).
+
+mod decode;
+mod error;
+mod overrides;
+mod profile;
+mod render;
+mod schema;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod values;
+
+pub use error::{ConfigError, Problem};
+pub use profile::{Profile, Profiles, Selected};
+pub use render::render_resolved;
+pub use schema::{
+    Ai, Cache, Config, DefaultLayer, Durability, Embedding, GpuConfig, Index, Ingest, LayerSettings, Layers,
+    Log, LogLevel, Memory, Plugins, ResourceManager, Store, default_cache_bytes,
+};
+pub use tree::Origin;
+pub use values::{Folder, Sha256, Ttl, Unfit};
+
+use shape::Shape;
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tree::Node;
+
+/// The defaults layer and, since it explains every key, what `magray config init` writes.
+pub const DEFAULT_TOML: &str = include_str!("../../../config/default.toml");
+
+/// A configuration, and where each part of it comes from.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The settings in force.
+    pub config: Config,
+    /// The config file that was read.
+    pub file: Option<PathBuf>,
+    tree: Node,
+}
+
+impl Resolved {
+    /// Where the value of a key such as `memory.cache.profile` comes from; for a table, where it is named
+    /// first. `None`: there is no such key.
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        let path: Vec<_> = key.split('.').collect();
+        self.tree.get(&path).map(|node| &node.origin)
+    }
+}
+
+impl Config {
+    /// Reads all layers.
+    ///
+    /// `file` is what `--config` names; without it the file is `$MAGRAY_CONFIG`, or else
+    /// `magray/config.toml` in the user's config folder if that exists. `env` is the whole environment, as
+    /// [`std::env::vars_os`] gives it. `overrides` are flags, as dotted keys with values; a later one wins.
+    ///
+    /// # Errors
+    /// Everything that is wrong in any layer, at once.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl Iterator<Item = (OsString, OsString)>,
+        overrides: &[(String, toml::Value)],
+    ) -> Result<Resolved, ConfigError> {
+        let env: BTreeMap<_, _> = env.collect();
+        let file = file.map(Path::to_owned).or_else(|| default_file(&env));
+        let text = match &file {
+            Some(path) => read(path).map_err(|problem| ConfigError { problems: vec![problem] })?,
+            None => String::new(),
+        };
+        resolve(file, &text, &env, overrides)
+    }
+
+    /// Reads a file as [`Config::load`] would, with neither environment nor flags over it.
+    ///
+    /// # Errors
+    /// Everything that is wrong in it.
+    pub fn check(file: &Path) -> Result<Resolved, ConfigError> {
+        Self::load(Some(file), std::iter::empty(), &[])
+    }
+}
+
+fn resolve(
+    file: Option<PathBuf>,
+    text: &str,
+    env: &BTreeMap<OsString, OsString>,
+    overrides: &[(String, toml::Value)],
+) -> Result<Resolved, ConfigError> {
+    let failed = |problems| ConfigError { problems };
+    let defaults =
+        Node::parse(DEFAULT_TOML, Path::new("default.toml"), &|_| Origin::Default).map_err(failed)?;
+    let shape = Shape::of(&defaults);
+
+    let path: Arc<Path> = file.clone().unwrap_or_default().into();
+    let from_file = Node::parse(text, &path, &|line| Origin::File { path: path.clone(), line });
+    let mut problems = Vec::new();
+    let from_env = overrides::environment(env, &shape, &mut problems);
+    let from_flags = overrides::flags(overrides, &shape, &mut problems);
+
+    let mut tree = defaults.clone();
+    for mut layer in [from_file.map_err(failed)?, from_env, from_flags] {
+        shape.check(&mut layer, &mut problems);
+        tree.overlay(layer);
+    }
+    let config = decode::decode(tree.clone(), &defaults, &mut problems);
+    if let Some(config) = &config {
+        problems.extend(config.contradictions().iter().map(|found| contradiction(found, &tree)));
+    }
+    match config {
+        Some(config) if problems.is_empty() => Ok(Resolved { config, file, tree }),
+        _ => Err(ConfigError { problems }),
+    }
+}
+
+/// The file that is read when no flag names one.
+fn default_file(env: &BTreeMap<OsString, OsString>) -> Option<PathBuf> {
+    let var =
+        |name: &str| env.get(&OsString::from(name)).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = var("MAGRAY_CONFIG") {
+        return Some(path);
+    }
+    let folder = var("XDG_CONFIG_HOME").or_else(|| {
+        if cfg!(windows) { var("APPDATA") } else { var("HOME").map(|home| home.join(".config")) }
+    })?;
+    Some(folder.join("magray").join("config.toml")).filter(|path| folder.is_absolute() && path.exists())
+}
+
+fn read(path: &Path) -> Result<String, Problem> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Problem::new(path.display(), format!("cannot read the config file: {error}")))
+}
+
+/// Blames the setting that was made last.
+fn contradiction(found: &schema::Contradiction, tree: &Node) -> Problem {
+    let show = |key: &str| {
+        let node = tree.get(&[found.table[0], found.table[1], key]);
+        node.map(|node| (node.to_value(), node.origin.clone()))
+    };
+    let (Some((lower, lower_origin)), Some((upper, upper_origin))) = (show(found.lower), show(found.upper))
+    else {
+        return Problem::at(&Origin::Default, format!("'{}' is not set", found.lower));
+    };
+    let message = format!(
+        "'{}' ({lower}, {lower_origin}) must be {} '{}' ({upper}, {upper_origin})",
+        found.lower, found.relation, found.upper
+    );
+    let blamed = if lower_origin == Origin::Default { upper_origin } else { lower_origin };
+    Problem::at(&blamed, message)
+}

@@ -1,0 +1,367 @@
+//! The settings, typed. `config/default.toml` gives every one its default and tells users about it.
+
+use super::{
+    profile::{Profiles, Selected, shared},
+    values::{Folder, Sha256, Ttl, name, whole},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+
+const GIB: u64 = 1 << 30;
+const UNLIMITED: i64 = i64::MAX;
+
+/// Everything that a user can set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What runs models.
+    pub ai: Ai,
+    /// Layers of memory and what searches them.
+    pub memory: Memory,
+    /// The database.
+    pub store: Store,
+    /// Where plugins come from and which are trusted.
+    pub plugins: Plugins,
+    /// Reading of files.
+    pub ingest: Ingest,
+    /// Messages of the program.
+    pub log: Log,
+}
+
+/// `[ai]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ai {
+    /// How text becomes vectors.
+    pub embedding: Embedding,
+}
+
+/// `[ai.embedding]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embedding {
+    /// Name of the profile in force.
+    #[serde(deserialize_with = "name")]
+    pub profile: String,
+    /// Name or folder of the model.
+    #[serde(deserialize_with = "name")]
+    pub model_name: String,
+    /// Whether a plugin that can use a GPU does.
+    pub use_gpu: bool,
+    /// Texts in one call of the plugin, at most.
+    #[serde(deserialize_with = "whole::<1, 4096, _, _>")]
+    pub batch_size: usize,
+    /// The GPU to use.
+    pub gpu_config: GpuConfig,
+    /// Embedding plugins with their options.
+    pub profiles: Profiles,
+}
+
+impl Embedding {
+    /// The profile in force.
+    pub fn selected(&self) -> Selected {
+        self.profile(&self.profile)
+    }
+
+    /// The profile of this name, or the component of this name where there is no such profile.
+    pub fn profile(&self, name: &str) -> Selected {
+        let settings = [
+            ("model", json!(self.model_name)),
+            ("use_gpu", json!(self.use_gpu)),
+            ("batch_size", json!(self.batch_size)),
+            ("device_id", json!(self.gpu_config.device_id)),
+            ("gpu_mem_limit", json!(self.gpu_config.gpu_mem_limit)),
+        ];
+        Selected::pick(&self.profiles, name, shared(settings))
+    }
+}
+
+/// `[ai.embedding.gpu_config]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuConfig {
+    /// Number of the GPU, from 0.
+    #[serde(deserialize_with = "whole::<0, 255, _, _>")]
+    pub device_id: u32,
+    /// Bytes of GPU memory to use at most; 0 is no limit.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub gpu_mem_limit: u64,
+}
+
+/// `[memory]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// Layer of a new record that names none.
+    pub default_layer: DefaultLayer,
+    /// The layers.
+    pub layers: Layers,
+    /// Vector search.
+    pub index: Index,
+    /// Cache of embeddings.
+    pub cache: Cache,
+    /// Growth with the memory of the machine.
+    pub resource_manager: ResourceManager,
+}
+
+/// `[memory.layers]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layers {
+    /// Hot context of a session.
+    pub interact: LayerSettings,
+    /// Distilled knowledge.
+    pub insights: LayerSettings,
+    /// Permanent documents.
+    pub assets: LayerSettings,
+}
+
+/// `[memory.layers.NAME]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerSettings {
+    /// How long a record lives.
+    pub ttl: Ttl,
+    /// Candidates that an approximate index looks at in one search.
+    #[serde(deserialize_with = "whole::<1, 10000, _, _>")]
+    pub ef_search: usize,
+}
+
+/// `[memory.index]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Index {
+    /// Name of the profile in force.
+    #[serde(deserialize_with = "name")]
+    pub profile: String,
+    /// Changes in the exactly searched tail before a new snapshot is written.
+    #[serde(deserialize_with = "whole::<1, 1_000_000, _, _>")]
+    pub seal_after: usize,
+    /// Index plugins with their options.
+    pub profiles: Profiles,
+}
+
+impl Index {
+    /// The profile in force.
+    pub fn selected(&self) -> Selected {
+        self.profile(&self.profile)
+    }
+
+    /// The profile of this name, or the component of this name where there is no such profile.
+    pub fn profile(&self, name: &str) -> Selected {
+        Selected::pick(&self.profiles, name, Map::new())
+    }
+}
+
+/// `[memory.cache]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    /// Name of the profile in force.
+    #[serde(deserialize_with = "name")]
+    pub profile: String,
+    /// Bytes in memory at most; 0 goes by the memory of the machine, see [`Cache::max_bytes`].
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub max_size_bytes: u64,
+    /// Entries at most; 0 is no limit.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub max_entries: u64,
+    /// Seconds that an entry is good for; 0 is for ever.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub ttl_seconds: u64,
+    /// Cache policy plugins with their options.
+    pub profiles: Profiles,
+}
+
+impl Cache {
+    /// The profile in force.
+    pub fn selected(&self) -> Selected {
+        self.profile(&self.profile)
+    }
+
+    /// The profile of this name, or the component of this name where there is no such profile.
+    pub fn profile(&self, name: &str) -> Selected {
+        Selected::pick(&self.profiles, name, shared([("ttl_seconds", json!(self.ttl_seconds))]))
+    }
+
+    /// Bytes in memory at most, on a machine with `total_memory` bytes.
+    pub fn max_bytes(&self, total_memory: u64) -> u64 {
+        if self.max_size_bytes == 0 { default_cache_bytes(total_memory) } else { self.max_size_bytes }
+    }
+}
+
+/// Cache size for a machine with `total_memory` bytes: 256 MiB up to 8 GiB, 1 GiB up to 16, 2 GiB up to 32,
+/// 4 GiB up to 64, else 8 GiB; never above a quarter of the memory.
+pub fn default_cache_bytes(total_memory: u64) -> u64 {
+    let by_size = match total_memory.div_ceil(GIB) {
+        0..=8 => GIB / 4,
+        9..=16 => GIB,
+        17..=32 => 2 * GIB,
+        33..=64 => 4 * GIB,
+        _ => 8 * GIB,
+    };
+    by_size.min(total_memory / 4)
+}
+
+/// `[memory.resource_manager]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceManager {
+    /// Vectors that are granted at the start.
+    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
+    pub base_max_vectors: u64,
+    /// Vectors that may be granted when memory allows.
+    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
+    pub scaling_max_vectors: u64,
+    /// Bytes of cache that are granted at the start.
+    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
+    pub base_cache_bytes: u64,
+    /// Bytes of cache that may be granted when memory allows.
+    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
+    pub scaling_cache_bytes: u64,
+    /// Percentage of the machine's memory in use up to which limits grow.
+    #[serde(deserialize_with = "whole::<1, 100, _, _>")]
+    pub target_memory_usage_percent: u8,
+    /// Percentage of the machine's memory in use from which limits shrink at once.
+    #[serde(deserialize_with = "whole::<1, 100, _, _>")]
+    pub critical_memory_usage_percent: u8,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    /// What an acknowledged write survives.
+    pub durability: Durability,
+    /// Milliseconds to wait for another process that holds the database.
+    #[serde(deserialize_with = "whole::<0, 3_600_000, _, _>")]
+    pub busy_timeout_ms: u64,
+}
+
+/// `[plugins]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plugins {
+    /// Folders to look in for plugins, first match wins.
+    pub path: Vec<Folder>,
+    /// Whether the usual folders are looked in after these.
+    pub search_defaults: bool,
+    /// Digests of the only files that may be loaded; empty allows every file.
+    pub allow: Vec<Sha256>,
+    /// Whether an unknown file is first loaded in a child process.
+    pub probe: bool,
+}
+
+/// `[ingest]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ingest {
+    /// Characters of a chunk at most.
+    #[serde(deserialize_with = "whole::<100, 100_000, _, _>")]
+    pub chunk_chars: usize,
+    /// Bytes of a file at most; larger ones are skipped.
+    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
+    pub max_file_bytes: u64,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// The least severe messages to show.
+    pub level: LogLevel,
+}
+
+/// Layer of a new record that names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "each is its layer")]
+pub enum DefaultLayer {
+    Interact,
+    Insights,
+    Assets,
+}
+
+/// What an acknowledged write survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// A loss of power.
+    Full,
+    /// The end of the process; a loss of power may undo the last writes.
+    Normal,
+}
+
+/// How severe a message must be to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "each is the tracing level of its name")]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Two settings of one table that contradict each other.
+#[derive(Debug, PartialEq)]
+pub(super) struct Contradiction {
+    /// Path of the table.
+    pub(super) table: [&'static str; 2],
+    /// The key that must be below the other one.
+    pub(super) lower: &'static str,
+    pub(super) upper: &'static str,
+    /// `below` or `at most`.
+    pub(super) relation: &'static str,
+}
+
+impl Config {
+    /// What the settings, each right by itself, say against each other.
+    pub(super) fn contradictions(&self) -> Vec<Contradiction> {
+        let limits = &self.memory.resource_manager;
+        let rules = [
+            (
+                limits.target_memory_usage_percent >= limits.critical_memory_usage_percent,
+                "target_memory_usage_percent",
+                "critical_memory_usage_percent",
+                "below",
+            ),
+            (
+                limits.base_max_vectors > limits.scaling_max_vectors,
+                "base_max_vectors",
+                "scaling_max_vectors",
+                "at most",
+            ),
+            (
+                limits.base_cache_bytes > limits.scaling_cache_bytes,
+                "base_cache_bytes",
+                "scaling_cache_bytes",
+                "at most",
+            ),
+        ];
+        let broken = rules.into_iter().filter(|(broken, ..)| *broken);
+        let table = ["memory", "resource_manager"];
+        broken.map(|(_, lower, upper, relation)| Contradiction { table, lower, upper, relation }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cache_size_follows_memory() {
+        let gib = |n: u64| n * GIB;
+        assert_eq!(default_cache_bytes(0), 0);
+        assert_eq!(default_cache_bytes(gib(1) / 2), gib(1) / 8);
+        assert_eq!(default_cache_bytes(gib(8)), gib(1) / 4);
+        assert_eq!(default_cache_bytes(gib(8) + 1), gib(1));
+        assert_eq!(default_cache_bytes(gib(16)), gib(1));
+        assert_eq!(default_cache_bytes(gib(32)), gib(2));
+        assert_eq!(default_cache_bytes(gib(64)), gib(4));
+        assert_eq!(default_cache_bytes(gib(65)), gib(8));
+        assert_eq!(default_cache_bytes(u64::MAX), gib(8));
+    }
+}

@@ -1,0 +1,74 @@
+use super::{Engine, EngineError};
+use crate::store::{Added, Layer, NewRecord};
+use magray_plugin_api::{CallContext, Role};
+
+/// A text to remember.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewMemory {
+    /// The text.
+    pub text: String,
+    /// How long it matters; the configured default where none is given.
+    pub layer: Option<Layer>,
+    /// What it is, `note` where none is given.
+    pub kind: Option<String>,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// The project that it belongs to.
+    pub project: Option<String>,
+    /// The session that it was made in.
+    pub session: Option<String>,
+}
+
+impl Engine {
+    /// Stores `memories` with their vectors. When it returns they are durable, and any search, by
+    /// this process or another, finds them.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] for a text that is empty or longer than `[ingest] max_file_bytes`,
+    /// and then nothing is stored; or another [`EngineError`].
+    pub fn add(&self, cx: &dyn CallContext, memories: Vec<NewMemory>) -> Result<Vec<Added>, EngineError> {
+        let limit = self.setup.config.ingest.max_file_bytes;
+        for memory in &memories {
+            if memory.text.trim().is_empty() {
+                return Err(EngineError::Invalid("the text is empty".into()));
+            }
+            if memory.text.len() as u64 > limit {
+                return Err(EngineError::Invalid(format!(
+                    "the text has {} bytes, and the limit is {limit}; raise [ingest] max_file_bytes, or use `magray index`, which splits files",
+                    memory.text.len()
+                )));
+            }
+        }
+        let vectors = self.vectors()?;
+        let dim = vectors.embedding.info().dim;
+        let texts: Vec<&str> = memories.iter().map(|memory| memory.text.trim()).collect();
+        let embedded = vectors.embedding.embed(cx, &texts, Role::Passage)?;
+        let records = memories.iter().zip(embedded.chunks_exact(dim)).map(|(memory, vector)| {
+            let layer = memory.layer.unwrap_or_else(|| self.default_layer());
+            NewRecord {
+                kind: memory.kind.clone().unwrap_or_else(|| "note".to_owned()),
+                tags: memory.tags.clone(),
+                project: memory.project.clone(),
+                session: memory.session.clone(),
+                expires_ms: self.expiry(layer),
+                vector: direction(vector),
+                ..NewRecord::new(layer, memory.text.trim())
+            }
+        });
+        Ok(self.store.add(Some(vectors.space), records.collect())?)
+    }
+
+    /// The layer of a record that names none.
+    pub fn default_layer(&self) -> Layer {
+        match self.setup.config.memory.default_layer {
+            crate::config::DefaultLayer::Interact => Layer::Interact,
+            crate::config::DefaultLayer::Insights => Layer::Insights,
+            crate::config::DefaultLayer::Assets => Layer::Assets,
+        }
+    }
+}
+
+/// The vector, unless it is zero: a text without a known word has no direction to be found by.
+pub(super) fn direction(vector: &[f32]) -> Option<Vec<f32>> {
+    vector.iter().any(|&v| v != 0.0).then(|| vector.to_vec())
+}

@@ -1,0 +1,196 @@
+//! The one facade that the command line, and every later way in, uses.
+mod add;
+mod error;
+mod index_files;
+mod search;
+mod setup;
+mod upkeep;
+
+pub use add::NewMemory;
+pub use error::EngineError;
+pub use index_files::{FileReport, IndexProgress, IndexReport, IndexRequest};
+pub use search::{SearchHit, SearchRequest, SearchResponse};
+pub use setup::{Setup, default_data_dir};
+
+use crate::{
+    embedding::{CacheLimits, Embedding, EmbeddingCache},
+    indexing::{IndexOptions, Indexes},
+    plugins::Plugins,
+    store::{self, Layer, SpaceId, Store, StoreOptions},
+};
+use magray_plugin_api::ComponentKind;
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// Store, plugins and indexes as one thing.
+///
+/// Threads: any number of calls at once. A call that needs the embedding backend loads it first.
+#[expect(missing_debug_implementations, reason = "backends have nothing to show")]
+pub struct Engine {
+    setup: Setup,
+    store: Arc<Store>,
+    plugins: Arc<Plugins>,
+    vectors: OnceLock<Vectors>,
+}
+
+/// The embedding backend, the space of its vectors, and the indexes over them.
+pub(crate) struct Vectors {
+    pub(crate) embedding: Embedding,
+    pub(crate) space: SpaceId,
+    pub(crate) indexes: Indexes,
+    pub(crate) index_backend: String,
+}
+
+impl Engine {
+    /// Opens the store. Backends are loaded when they are first needed.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub fn open(setup: Setup) -> Result<Self, EngineError> {
+        Self::open_store(setup, false)
+    }
+
+    /// As [`Engine::open`], for commands that only read: the database must be there and is not
+    /// changed, so its folder may be read only.
+    ///
+    /// # Errors
+    /// [`EngineError::Store`].
+    pub fn open_read_only(setup: Setup) -> Result<Self, EngineError> {
+        Self::open_store(setup, true)
+    }
+
+    fn open_store(setup: Setup, read_only: bool) -> Result<Self, EngineError> {
+        let settings = &setup.config.store;
+        let options = StoreOptions {
+            durability: match settings.durability {
+                crate::config::Durability::Full => store::Durability::Full,
+                crate::config::Durability::Normal => store::Durability::Normal,
+            },
+            busy_timeout: Duration::from_millis(settings.busy_timeout_ms),
+            read_only,
+        };
+        let store = Arc::new(Store::open(&setup.database(), &options)?);
+        let plugins = Arc::new(setup.plugins());
+        Ok(Self { setup, store, plugins, vectors: OnceLock::new() })
+    }
+
+    /// The records.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The folders and settings that it was opened with.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The embedding backend; loads it.
+    ///
+    /// # Errors
+    /// [`EngineError`] where the backend cannot be had.
+    pub fn embedding(&self) -> Result<&Embedding, EngineError> {
+        Ok(&self.vectors()?.embedding)
+    }
+
+    /// The indexes; loads the embedding backend, which decides their space.
+    ///
+    /// # Errors
+    /// [`EngineError`] where a backend cannot be had.
+    pub fn indexes(&self) -> Result<&Indexes, EngineError> {
+        Ok(&self.vectors()?.indexes)
+    }
+
+    pub(crate) fn vectors(&self) -> Result<&Vectors, EngineError> {
+        if let Some(vectors) = self.vectors.get() {
+            return Ok(vectors);
+        }
+        let vectors = self.load()?;
+        Ok(self.vectors.get_or_init(|| vectors))
+    }
+
+    fn load(&self) -> Result<Vectors, EngineError> {
+        let config = &self.setup.config;
+        let selected = config.ai.embedding.selected();
+        let component = &selected.profile.plugin;
+        let options = selected.options_json(&self.schema(ComponentKind::Embedder, component)?);
+        let embedder = self.plugins.embedder(component, &options)?;
+        let embedding = Embedding::new(&selected.name, embedder, self.cache()?)?;
+
+        let info = embedding.info();
+        let space = self.store.space(info.space, &info.model, info.dim)?;
+        let selected = config.memory.index.selected();
+        let component = &selected.profile.plugin;
+        let options = IndexOptions {
+            space,
+            space_digest: info.space,
+            dim: info.dim,
+            options: selected.options_json(&self.schema(ComponentKind::Index, component)?),
+            backend: component.clone(),
+            dir: self.setup.data_dir.join("index"),
+            seal_after: config.memory.index.seal_after as u64,
+        };
+        let indexes = Indexes::new(&options, &self.store, &self.plugins);
+        Ok(Vectors { embedding, space, indexes, index_backend: selected.name })
+    }
+
+    fn cache(&self) -> Result<Option<EmbeddingCache>, EngineError> {
+        let settings = &self.setup.config.memory.cache;
+        let selected = settings.selected();
+        let component = &selected.profile.plugin;
+        let options = selected.options_json(&self.schema(ComponentKind::CachePolicy, component)?);
+        let policy = self.plugins.cache_policy(component, &options)?;
+        let max_entries = match settings.max_entries {
+            0 => usize::MAX,
+            entries => usize::try_from(entries).unwrap_or(usize::MAX),
+        };
+        let limits = CacheLimits { max_bytes: settings.max_bytes(total_memory()), max_entries };
+        Ok(Some(EmbeddingCache::new(policy, limits)))
+    }
+
+    /// JSON Schema of a component's options.
+    fn schema(&self, kind: ComponentKind, name: &str) -> Result<String, EngineError> {
+        let manifest = self.plugins.provider(kind, name)?;
+        let mut components = manifest.components.iter();
+        let component = components.find(|component| component.kind == kind && component.name == name);
+        Ok(component.map_or_else(|| "{}".to_owned(), |component| component.options.to_string()))
+    }
+
+    fn ef_search(&self, layer: Layer) -> u32 {
+        let layers = &self.setup.config.memory.layers;
+        let settings = match layer {
+            Layer::Interact => &layers.interact,
+            Layer::Insights => &layers.insights,
+            Layer::Assets => &layers.assets,
+        };
+        u32::try_from(settings.ef_search).unwrap_or(u32::MAX)
+    }
+
+    /// When a record that is written to `layer` now expires, in milliseconds since 1970.
+    pub fn expiry(&self, layer: Layer) -> Option<u64> {
+        let layers = &self.setup.config.memory.layers;
+        let settings = match layer {
+            Layer::Interact => &layers.interact,
+            Layer::Insights => &layers.insights,
+            Layer::Assets => &layers.assets,
+        };
+        settings.ttl.duration().map(|ttl| now_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Bytes of main memory of this machine; a cautious 8 GiB where the system does not say.
+fn total_memory() -> u64 {
+    let kib = || {
+        let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    kib().map_or(8 << 30, |kib| kib * 1024)
+}

@@ -1,0 +1,79 @@
+//! What an engine is made of: the configuration, the folders, the plugins.
+use crate::{
+    config::Config,
+    plugins::{PluginOptions, Plugins},
+};
+use magray_plugin_api::Plugin;
+use std::{env, path::PathBuf};
+
+/// Everything that decides how an engine works.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The settings in force.
+    pub config: Config,
+    /// Holds the database, indexes and models.
+    pub data_dir: PathBuf,
+    /// Plugin folders named by flag or environment, before those of the config.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// `magray` itself: plugins beside it are found, and it is run to try unknown ones.
+    pub executable: Option<PathBuf>,
+}
+
+impl Setup {
+    /// The database file.
+    pub fn database(&self) -> PathBuf {
+        self.data_dir.join("magray.db")
+    }
+
+    /// Reads the manifests of all plugins; loads none.
+    pub fn plugins(&self) -> Plugins {
+        let settings = &self.config.plugins;
+        let options = PluginOptions {
+            folders: self.plugin_folders(),
+            allow: settings.allow.iter().map(ToString::to_string).collect(),
+            trial_program: self.executable.clone().filter(|_| settings.probe),
+            data_dir: self.data_dir.clone(),
+        };
+        Plugins::discover(options, LINKED)
+    }
+
+    /// Where plugins are looked for, the most important first.
+    pub fn plugin_folders(&self) -> Vec<PathBuf> {
+        let settings = &self.config.plugins;
+        let mut folders = self.plugin_dirs.clone();
+        folders.extend(settings.path.iter().map(|folder| folder.as_path().to_owned()));
+        if settings.search_defaults {
+            if let Some(beside) = self.executable.as_ref().and_then(|program| program.parent()) {
+                folders.extend([beside.join("plugins"), beside.to_owned()]);
+            }
+            folders.push(self.data_dir.join("plugins"));
+            if cfg!(unix) {
+                folders.push("/usr/lib/magray/plugins".into());
+            }
+        }
+        folders
+    }
+}
+
+/// The plugins that are part of the program.
+const LINKED: &[&Plugin] = &[
+    #[cfg(feature = "cpu")]
+    &magray_embed_cpu::PLUGIN,
+    &magray_index_flat::PLUGIN,
+    &magray_cache_lru::PLUGIN,
+];
+
+/// The user's data folder: `$MAGRAY_HOME`, else `magray` in the system's folder for data.
+pub fn default_data_dir() -> Option<PathBuf> {
+    let var = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    var("MAGRAY_HOME").or_else(|| {
+        let base = if cfg!(windows) {
+            var("LOCALAPPDATA")
+        } else {
+            var("XDG_DATA_HOME")
+                .filter(|folder| folder.is_absolute())
+                .or_else(|| var("HOME").map(|home| home.join(".local").join("share")))
+        };
+        base.map(|base| base.join("magray"))
+    })
+}

@@ -1,0 +1,124 @@
+//! Connections: how one is set up, and the pool of those that read.
+use super::{
+    Durability, StoreOptions,
+    error::{Fault, StoreError},
+    schema,
+};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Bytes of a page of a new database. Vectors of 768 and 1024 numbers waste half of a 4 KiB page.
+const PAGE_SIZE: i64 = 8192;
+
+/// KiB of pages that the writer may keep in memory.
+const WRITER_CACHE_KIB: i64 = 32 * 1024;
+
+/// Prepared statements that a connection keeps.
+const STATEMENTS: usize = 64;
+
+/// Readers that are kept open while nobody uses them.
+const IDLE_READERS: usize = 8;
+
+/// Opens the connection that writes; makes the database, or migrates it, where needed.
+pub(super) fn open_writer(path: &Path, options: &StoreOptions) -> Result<Connection, Fault> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = open(path, flags, options)?;
+    // Looks before it writes: the file may be of another program.
+    if schema::version(&connection, path)? == 0 {
+        connection.pragma_update(None, "page_size", PAGE_SIZE)?;
+    }
+    enter_wal(&connection, options.busy_timeout)?;
+    let synchronous = match options.durability {
+        Durability::Full => "FULL",
+        Durability::Normal => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    // Only macOS knows it: there a plain fsync does not reach the platter.
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    // The writer thread checkpoints after it has answered.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    schema::migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+fn open(path: &Path, flags: OpenFlags, options: &StoreOptions) -> Result<Connection, Fault> {
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(options.busy_timeout)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+/// Switches to the write-ahead log. SQLite does not wait for the lock that this needs, so we do.
+fn enter_wal(connection: &Connection, timeout: Duration) -> rusqlite::Result<()> {
+    let started = Instant::now();
+    loop {
+        match connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())) {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && started.elapsed() < timeout =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Connections that read, as many as there are readers at once.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    options: StoreOptions,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(super) fn new(path: &Path, options: &StoreOptions) -> Self {
+        Self { path: path.to_path_buf(), options: options.clone(), idle: Mutex::default() }
+    }
+
+    /// Runs `work` in one read transaction: all that it reads is of one moment, and no writer waits.
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        self.try_read(work).map_err(|fault| fault.at(&self.path))
+    }
+
+    fn try_read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => self.open()?,
+        };
+        let transaction = connection.transaction()?;
+        let result = work(&transaction);
+        transaction.finish()?;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_READERS {
+            idle.push(connection);
+        }
+        result
+    }
+
+    fn open(&self) -> Result<Connection, Fault> {
+        if self.options.read_only {
+            return open(
+                &self.path,
+                OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+                &self.options,
+            );
+        }
+        // The log's shared memory has to be written even to read.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = open(&self.path, flags, &self.options)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    }
+}

@@ -1,0 +1,169 @@
+//! What the store holds, and whether it is sound.
+use super::{Layer, Store, StoreError, error::Fault, schema, writer::wal_bytes};
+use rusqlite::{Connection, ErrorCode};
+
+/// What a store holds now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreStats {
+    /// By layer, in the order of [`Layer::ALL`].
+    pub layers: Vec<LayerStats>,
+    /// Files that records were taken from.
+    pub sources: u64,
+    /// Bytes of the database without its write-ahead log.
+    pub database_bytes: u64,
+    /// Bytes of the write-ahead log.
+    pub wal_bytes: u64,
+    /// Entries of the change log.
+    pub changes: u64,
+    /// Version of the schema.
+    pub schema_version: i64,
+    /// Transactions that this process has committed. Requests that come together share one.
+    pub commits: u64,
+}
+
+/// What a layer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerStats {
+    /// The layer.
+    pub layer: Layer,
+    /// Its records.
+    pub records: u64,
+    /// Their vectors, in all spaces together.
+    pub vectors: u64,
+}
+
+impl Store {
+    /// What the store holds now.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn stats(&self) -> Result<StoreStats, StoreError> {
+        self.read(|db| {
+            let layers = Layer::ALL.into_iter().map(|layer| {
+                let count = |sql: &str| db.prepare_cached(sql)?.query_row([layer], |row| row.get(0));
+                Ok(LayerStats {
+                    layer,
+                    records: count("SELECT count(*) FROM records WHERE layer = ?1")?,
+                    vectors: count(
+                        "SELECT count(*) FROM vectors WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1",
+                    )?,
+                })
+            });
+            let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, u64>(0));
+            Ok(StoreStats {
+                layers: layers.collect::<rusqlite::Result<_>>()?,
+                sources: number("SELECT count(*) FROM sources")?,
+                database_bytes: number("PRAGMA page_count")? * number("PRAGMA page_size")?,
+                wal_bytes: wal_bytes(&self.path),
+                changes: number("SELECT count(*) FROM changes")?,
+                schema_version: schema::version(db, &self.path)?,
+                commits: self.writer.as_ref().map_or(0, |writer| writer.commits()),
+            })
+        })
+    }
+
+    /// Looks for damage: of the file, between the tables, and, unless read only, of the keyword
+    /// index. Returns what is wrong, one line each. It reads everything, and writers wait while
+    /// it looks at the keyword index.
+    ///
+    /// # Errors
+    /// What keeps it from looking.
+    pub fn check(&self) -> Result<Vec<String>, StoreError> {
+        let mut findings = match self.read(check_tables) {
+            // So damaged that SQLite gives up is a finding too.
+            Err(error @ StoreError::Damaged { .. }) => return Ok(vec![error.to_string()]),
+            findings => findings?,
+        };
+        if self.writer.is_some() {
+            findings.extend(self.write(check_keywords)?);
+        }
+        Ok(findings)
+    }
+}
+
+fn check_tables(db: &Connection) -> Result<Vec<String>, Fault> {
+    let mut check = db.prepare("PRAGMA quick_check")?;
+    let mut findings: Vec<String> = check.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    findings.retain(|finding| finding != "ok");
+    let counts = [
+        (
+            "vectors without a record",
+            "SELECT count(*) FROM vectors WHERE NOT EXISTS (
+                 SELECT 1 FROM records WHERE records.id = record_id AND records.layer = vectors.layer)",
+        ),
+        (
+            "vectors of a wrong width",
+            "SELECT count(*) FROM vectors JOIN spaces ON spaces.id = space_id WHERE length(vector) <> 2 * dim",
+        ),
+        (
+            "tags without a record",
+            "SELECT count(*) FROM record_tags WHERE record_id NOT IN (SELECT id FROM records)",
+        ),
+    ];
+    for (what, sql) in counts {
+        let count: u64 = db.query_row(sql, [], |row| row.get(0))?;
+        if count > 0 {
+            findings.push(format!("{count} {what}"));
+        }
+    }
+    Ok(findings)
+}
+
+fn check_keywords(db: &Connection) -> Result<Option<String>, Fault> {
+    // The 1 compares the index with the texts.
+    match db.execute("INSERT INTO records_fts (records_fts, rank) VALUES ('integrity-check', 1)", []) {
+        Ok(_) => Ok(None),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+            Ok(Some("the keyword index does not fit the texts".to_owned()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{NewRecord, NewSource, fixture::*};
+    use super::*;
+
+    #[test]
+    fn stats_count_what_is_there() {
+        let f = Fixture::new();
+        let space = f.space(2);
+        let record = |text| NewRecord { vector: Some(vec![1.0, 1.0]), ..note(text) };
+        f.store.add(Some(space), vec![record("a"), record("b"), note("c")]).unwrap();
+        let source = NewSource {
+            path: "/a".to_owned(),
+            content_hash: [0; 32],
+            size: 1,
+            mtime_ms: 1,
+            project: None,
+            layer: Layer::Assets,
+        };
+        f.store.replace_source(source, vec![note("d")], None).unwrap();
+        let stats = f.store.stats().unwrap();
+        let counts: Vec<_> = stats.layers.iter().map(|l| (l.layer, l.records, l.vectors)).collect();
+        assert_eq!(counts, [(Layer::Interact, 0, 0), (Layer::Insights, 3, 2), (Layer::Assets, 1, 0)]);
+        assert_eq!((stats.sources, stats.changes, stats.commits), (1, 2, 3));
+        assert!(stats.database_bytes > 0 && stats.wal_bytes > 0, "{stats:?}");
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_found() {
+        let f = Fixture::new();
+        let space = f.space(2);
+        let record = NewRecord { vector: Some(vec![1.0, 1.0]), tags: strings(&["t"]), ..note("a") };
+        f.store.add(Some(space), vec![record]).unwrap();
+        assert_eq!(f.store.check().unwrap(), Vec::<String>::new());
+        let spoil = "DROP TRIGGER records_fts_delete; DELETE FROM records";
+        f.store.write(move |db| Ok(db.execute_batch(spoil)?)).unwrap();
+        let found = f.store.check().unwrap();
+        assert_eq!(
+            found,
+            [
+                "1 vectors without a record",
+                "1 tags without a record",
+                "the keyword index does not fit the texts"
+            ]
+        );
+    }
+}

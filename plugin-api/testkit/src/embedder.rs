@@ -1,0 +1,346 @@
+use crate::{
+    Checked, Cx, DESCRIBES, HEALTHY, Outcome, Report, TUNE_UNKNOWN, describes, ensure, healthy, refused,
+    tune_unknown,
+};
+use magray_plugin_api::{Embedder, ErrorCode, Role};
+
+/// How far two computations of one number of a unit vector may be apart.
+const TOLERANCE: f32 = 1e-3;
+
+/// A batch that is larger is not tried.
+const LARGEST_BATCH: usize = 4096;
+
+/// Checks an embedder.
+pub fn embedder(embedder: &dyn Embedder) -> Report {
+    let mut report = Report::default();
+    for &(name, asks, check) in CHECKS {
+        report.run(name, asks, || check(embedder));
+    }
+    report
+}
+
+type Run = fn(&dyn Embedder) -> Checked;
+
+const CHECKS: &[(&str, &str, Run)] = &[
+    ("says-what-it-is", "width, limits, model and space are given", says_what_it_is),
+    ("names-its-device", "device, engine and precision are given", names_its_device),
+    (HEALTHY.0, HEALTHY.1, |embedder| healthy(&embedder.health())),
+    (DESCRIBES.0, DESCRIBES.1, |embedder| describes(&embedder.describe())),
+    (TUNE_UNKNOWN.0, TUNE_UNKNOWN.1, |embedder| tune_unknown(|name, value| embedder.tune(name, value))),
+    ("warms-up", "warm_up() succeeds, also a second time", warms_up),
+    ("writes-every-number", "every number of out is written and finite", writes_every_number),
+    ("unit-vectors", "a vector has length 1, or is zero for a text without a token", unit_vectors),
+    ("tells-texts-apart", "texts that have nothing in common get different vectors", tells_texts_apart),
+    ("deterministic", "a text gets the same vector again", deterministic),
+    ("batch-independent", "a vector does not depend on its neighbours in the batch", batch_independent),
+    ("both-roles", "passages and queries are both embedded", both_roles),
+    ("empty-batch", "a batch without texts succeeds", empty_batch),
+    ("largest-batch", "max_batch texts are taken, and one more gives INVALID_INPUT", largest_batch),
+    ("refuses-wrong-length", "an out of another length gives INVALID_INPUT", refuses_wrong_length),
+    ("cancels", "a cancelled context gives CANCELLED", cancels),
+    ("keeps-deadline", "a passed deadline gives DEADLINE", keeps_deadline),
+    ("concurrent", "calls from four threads at once get what one gets", concurrent),
+    ("counts-tokens", "count_tokens() counts each text alone, up to max_tokens", counts_tokens),
+    ("count-refuses-wrong-length", "count_tokens() into another length gives INVALID_INPUT", count_refuses),
+    ("takes-any-text", "every text is taken: empty, long, control characters, emoji", takes_any_text),
+];
+
+const TEXTS: [&str; 4] =
+    ["hello world", "The cat sat on the mat.", "database index", "a query about the weather in spring"];
+
+/// `[texts.len(), dim]`; numbers that the embedder does not write are NaN.
+fn embed(embedder: &dyn Embedder, texts: &[&str], role: Role) -> Checked<Vec<f32>> {
+    let mut out = vec![f32::NAN; texts.len() * embedder.info().dim];
+    for (texts, out) in texts
+        .chunks(embedder.info().max_batch)
+        .zip(out.chunks_mut(embedder.info().max_batch.saturating_mul(embedder.info().dim)))
+    {
+        embedder.embed(&Cx::free(), texts, role, out)?;
+    }
+    Ok(out)
+}
+
+fn passages(embedder: &dyn Embedder, texts: &[&str]) -> Checked<Vec<f32>> {
+    embed(embedder, texts, Role::Passage)
+}
+
+fn same(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= TOLERANCE)
+}
+
+fn unit_or_zero(row: &[f32]) -> Checked {
+    let written = row.iter().all(|v| v.is_finite());
+    ensure!(written, "{} numbers are not finite", row.iter().filter(|v| !v.is_finite()).count());
+    let length = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let zero = row.iter().all(|&v| v == 0.0);
+    ensure!(zero || (length - 1.0).abs() <= TOLERANCE, "a vector has length {length}");
+    Ok(())
+}
+
+fn says_what_it_is(embedder: &dyn Embedder) -> Checked {
+    let info = embedder.info();
+    ensure!(info.dim > 0, "dim is 0");
+    ensure!(info.max_tokens > 0, "max_tokens is 0");
+    ensure!(info.max_batch > 0, "max_batch is 0");
+    ensure!(!info.model.is_empty(), "model is empty");
+    ensure!(info.space != [0; 32], "space is all zero, which is no digest");
+    Ok(())
+}
+
+fn names_its_device(embedder: &dyn Embedder) -> Checked {
+    let device = embedder.device();
+    let named = ![&device.device, &device.engine, &device.precision].iter().any(|name| name.is_empty());
+    ensure!(named, "{device:?}");
+    Ok(())
+}
+
+fn warms_up(embedder: &dyn Embedder) -> Checked {
+    embedder.warm_up(&Cx::free())?;
+    Ok(embedder.warm_up(&Cx::free())?)
+}
+
+fn writes_every_number(embedder: &dyn Embedder) -> Checked {
+    let out = passages(embedder, &TEXTS)?;
+    let odd = out.iter().filter(|v| !v.is_finite()).count();
+    ensure!(odd == 0, "{odd} of {} numbers are not finite", out.len());
+    Ok(())
+}
+
+fn unit_vectors(embedder: &dyn Embedder) -> Checked {
+    passages(embedder, &TEXTS)?.chunks_exact(embedder.info().dim).try_for_each(unit_or_zero)
+}
+
+fn tells_texts_apart(embedder: &dyn Embedder) -> Checked {
+    let out = passages(embedder, &TEXTS)?;
+    let mut rows = out.chunks_exact(embedder.info().dim);
+    let first = rows.next().unwrap_or_default();
+    ensure!(!rows.any(|row| same(first, row)), "{:?} has the vector of another text", TEXTS[0]);
+    Ok(())
+}
+
+fn deterministic(embedder: &dyn Embedder) -> Checked {
+    let (once, again) = (passages(embedder, &TEXTS)?, passages(embedder, &TEXTS)?);
+    ensure!(same(&once, &again), "two calls differ");
+    Ok(())
+}
+
+fn batch_independent(embedder: &dyn Embedder) -> Checked {
+    let alone = passages(embedder, &TEXTS[..1])?;
+    let long = "a text that is much longer and pads the batch to another length ".repeat(8);
+    let among = passages(embedder, &[&long, TEXTS[0], "x", ""])?;
+    let dim = embedder.info().dim;
+    ensure!(same(&alone, &among[dim..2 * dim]), "alone and in a batch of four it is another vector");
+    Ok(())
+}
+
+fn both_roles(embedder: &dyn Embedder) -> Checked {
+    for role in [Role::Passage, Role::Query] {
+        embed(embedder, &TEXTS, role)?.chunks_exact(embedder.info().dim).try_for_each(unit_or_zero)?;
+    }
+    Ok(())
+}
+
+fn empty_batch(embedder: &dyn Embedder) -> Checked {
+    embedder.count_tokens(&[], &mut [])?;
+    Ok(embedder.embed(&Cx::free(), &[], Role::Passage, &mut [])?)
+}
+
+fn largest_batch(embedder: &dyn Embedder) -> Checked {
+    let (max, dim) = (embedder.info().max_batch, embedder.info().dim);
+    if max > LARGEST_BATCH {
+        return Err(Outcome::Skipped(format!("max_batch is {max}; more than {LARGEST_BATCH} are not tried")));
+    }
+    let texts = vec![TEXTS[0]; max + 1];
+    let mut out = vec![f32::NAN; (max + 1) * dim];
+    embedder.embed(&Cx::free(), &texts[1..], Role::Passage, &mut out[dim..])?;
+    unit_or_zero(&out[max * dim..])?;
+    let result = embedder.embed(&Cx::free(), &texts, Role::Passage, &mut out);
+    refused("embed of max_batch + 1 texts", ErrorCode::INVALID_INPUT, result)
+}
+
+fn refuses_wrong_length(embedder: &dyn Embedder) -> Checked {
+    let dim = embedder.info().dim;
+    for length in [0, dim - 1, dim + 1, 2 * dim] {
+        let mut out = vec![0.0; length];
+        let result = embedder.embed(&Cx::free(), &TEXTS[..1], Role::Passage, &mut out);
+        refused(&format!("one text into {length} numbers"), ErrorCode::INVALID_INPUT, result)?;
+    }
+    let result = embedder.embed(&Cx::free(), &[], Role::Passage, &mut [0.0]);
+    refused("no text into one number", ErrorCode::INVALID_INPUT, result)
+}
+
+fn stopped(embedder: &dyn Embedder, cx: &Cx, code: ErrorCode) -> Checked {
+    let mut out = vec![0.0; embedder.info().dim];
+    refused("embed", code, embedder.embed(cx, &TEXTS[..1], Role::Passage, &mut out))
+}
+
+fn cancels(embedder: &dyn Embedder) -> Checked {
+    stopped(embedder, &Cx::cancelled(), ErrorCode::CANCELLED)
+}
+
+fn keeps_deadline(embedder: &dyn Embedder) -> Checked {
+    stopped(embedder, &Cx::expired(), ErrorCode::DEADLINE)
+}
+
+fn concurrent(embedder: &dyn Embedder) -> Checked {
+    let expected = passages(embedder, &TEXTS)?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..4 {
+                        ensure!(same(&expected, &passages(embedder, &TEXTS)?), "another answer");
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread.join().unwrap_or_else(|_| Err(Outcome::Failed("a thread panicked".into())))
+        })
+    })
+}
+
+fn counts_tokens(embedder: &dyn Embedder) -> Checked {
+    let long = "word ".repeat(10_000);
+    let texts = [TEXTS[0], &long, TEXTS[0]];
+    let mut counts = [u32::MAX; 3];
+    embedder.count_tokens(&texts, &mut counts)?;
+    let [short, long, again] = counts;
+    ensure!(short == again, "one text has {short} tokens and {again}");
+    ensure!(short < long, "two words have {short} tokens, 10,000 have {long}");
+    let max = embedder.info().max_tokens;
+    ensure!(long as usize <= max, "{long} tokens are computed, but max_tokens is {max}");
+    Ok(())
+}
+
+fn count_refuses(embedder: &dyn Embedder) -> Checked {
+    let result = embedder.count_tokens(&TEXTS, &mut [0]);
+    refused("four texts into one count", ErrorCode::INVALID_INPUT, result)
+}
+
+fn takes_any_text(embedder: &dyn Embedder) -> Checked {
+    let (megabyte, one_word) = ("lorem ipsum ".repeat(87_382), "a".repeat(100_000));
+    let texts = [
+        "",
+        " \t\r\n",
+        "\0",
+        "\u{1}\u{7f}\u{9f}\u{ad}\u{feff}\u{fffd}\u{10ffff}",
+        "👩‍👩‍👧‍👦🏳️‍🌈🇨🇭",
+        "e\u{301}\u{302}\u{303}\u{304}\u{305}",
+        "\u{202e}דוגמה مثال 例子 пример ตัวอย่าง",
+        "[CLS] [SEP] [PAD] [UNK] [MASK] <s> </s>",
+        &one_word,
+        &megabyte,
+    ];
+    for text in texts {
+        let shown: String = text.chars().take(24).collect();
+        let row = passages(embedder, &[text])
+            .and_then(|row| unit_or_zero(&row))
+            .and_then(|()| Ok(embedder.count_tokens(&[text], &mut [0])?));
+        if let Err(Outcome::Failed(why)) = row {
+            return Err(Outcome::Failed(format!("{shown:?} ({} bytes): {why}", text.len())));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use magray_plugin_api::{CallContext, DeviceReport, EmbedderInfo, Error, Result};
+
+    /// What a [`Letters`] does wrong.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Fault {
+        None,
+        NotNormalised,
+        LeavesLastNumber,
+        SeesNeighbours,
+        IgnoresLength,
+        IgnoresCancel,
+        PanicsOnEmpty,
+        CountsOneMore,
+    }
+
+    /// Embeds a text as the frequencies of its characters.
+    struct Letters {
+        fault: Fault,
+        info: EmbedderInfo,
+    }
+
+    impl Embedder for Letters {
+        fn info(&self) -> &EmbedderInfo {
+            &self.info
+        }
+        fn device(&self) -> DeviceReport {
+            let [device, engine, precision] = ["cpu", "portable", "f32"].map(str::to_owned);
+            DeviceReport { device, engine, precision, fallback_reason: String::new() }
+        }
+        fn count_tokens(&self, texts: &[&str], out: &mut [u32]) -> Result<()> {
+            if texts.len() != out.len() {
+                return Err(Error::invalid_input("counts"));
+            }
+            for (out, text) in out.iter_mut().zip(texts) {
+                *out = text.chars().take(self.info.max_tokens).count() as u32;
+                *out += u32::from(self.fault == Fault::CountsOneMore);
+            }
+            Ok(())
+        }
+        fn embed(&self, cx: &dyn CallContext, texts: &[&str], _role: Role, out: &mut [f32]) -> Result<()> {
+            let dim = self.info.dim;
+            if self.fault != Fault::IgnoresCancel {
+                cx.check()?;
+            }
+            let fits = out.len() == texts.len() * dim || self.fault == Fault::IgnoresLength;
+            if !fits || texts.len() > self.info.max_batch {
+                return Err(Error::invalid_input("out"));
+            }
+            for (row, text) in out.chunks_exact_mut(dim).zip(texts) {
+                assert!(self.fault != Fault::PanicsOnEmpty || !text.is_empty(), "an empty text");
+                let mut counts = vec![0.0f32; dim];
+                for c in text.chars().take(self.info.max_tokens) {
+                    counts[c as usize % dim] += 1.0;
+                }
+                if self.fault == Fault::SeesNeighbours {
+                    counts[0] += texts.len() as f32;
+                }
+                let length = counts.iter().map(|v| v * v).sum::<f32>().sqrt();
+                let scale = if length == 0.0 || self.fault == Fault::NotNormalised { 1.0 } else { length };
+                let written = dim - usize::from(self.fault == Fault::LeavesLastNumber);
+                for (out, count) in row[..written].iter_mut().zip(counts) {
+                    *out = count / scale;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    fn report(fault: Fault) -> Report {
+        let info =
+            EmbedderInfo { dim: 64, max_tokens: 500, max_batch: 9, model: "letters".into(), space: [1; 32] };
+        embedder(&Letters { fault, info })
+    }
+
+    #[test]
+    fn a_right_embedder_passes() {
+        report(Fault::None).assert();
+    }
+
+    #[test]
+    fn a_wrong_embedder_is_caught() {
+        for (fault, check) in [
+            (Fault::NotNormalised, "unit-vectors"),
+            (Fault::LeavesLastNumber, "writes-every-number"),
+            (Fault::SeesNeighbours, "batch-independent"),
+            (Fault::IgnoresLength, "refuses-wrong-length"),
+            (Fault::IgnoresCancel, "cancels"),
+            (Fault::IgnoresCancel, "keeps-deadline"),
+            (Fault::PanicsOnEmpty, "takes-any-text"),
+            (Fault::CountsOneMore, "counts-tokens"),
+        ] {
+            let report = report(fault);
+            assert!(report.failures().any(|failed| failed.name == check), "{check} missed it\n{report}");
+        }
+    }
+}
