@@ -1,5 +1,14 @@
-//! Local semantic memory and vector search.
+//! Local semantic memory and vector search: the library below the `magray` program.
+//!
+//! Dependencies point downward only: [`cli`] over [`engine`] over [`memory`] over [`indexing`],
+//! [`embedding`] and [`ingest`] over [`store`] and [`plugins`]. Only `store` speaks SQL, only
+//! `plugins` loads libraries, only `cli` prints. `docs/ARCHITECTURE.md` walks through them.
+pub mod cli;
 pub mod config;
+pub mod embedding;
+pub mod engine;
+pub mod indexing;
 pub mod ingest;
+pub mod memory;
 pub mod plugins;
 pub mod store;

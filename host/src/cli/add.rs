@@ -76,7 +76,7 @@ impl Add {
         if stored == 0 {
             return Err(Failure::Usage("there is no text to add".into()));
         }
-        engine.upkeep(&UntilInterrupted)?;
+        super::upkeep(&engine);
         Ok(Outcome::Done)
     }
 

@@ -2,7 +2,7 @@ use super::{
     Failure, Outcome,
     args::{Global, Select},
     open_to_read,
-    terminal::{Terminal, UntilInterrupted},
+    terminal::Terminal,
 };
 use crate::{engine::Engine, store::RecordId};
 use clap::Args;
@@ -38,7 +38,7 @@ impl Forget {
         }
         let Some(engine) = open_to_read(global, terminal)? else { return Ok(Outcome::NothingFound) };
         let forgotten = if self.ids.is_empty() { self.matching(&engine)? } else { self.named(&engine, terminal)? };
-        engine.upkeep(&UntilInterrupted)?;
+        super::upkeep(&engine);
         if terminal.json {
             terminal.print_json(&ForgottenJson { forgotten })?;
         } else {

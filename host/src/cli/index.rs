@@ -78,7 +78,7 @@ impl Index {
                 progress.0.set_message(format!("{} passages", now.chunks));
             })?
         };
-        engine.upkeep(&UntilInterrupted)?;
+        super::upkeep(&engine);
         let failed = report.skipped.iter().filter(|skipped| skipped.is_error).count();
         for FileReport { path, reason, is_error } in &report.skipped {
             let path = path.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default();

@@ -39,7 +39,7 @@ impl List {
             terminal.print(format_args!("{DIM}{created}{DIM:#}  {}{id}", view::heading(record, None)))?;
             terminal.print(format_args!("{}", view::snippet(&record.text, "", terminal.width(), 1)))?;
         }
-        let shown = self.offset + records.len();
+        let shown = (self.offset + records.len()) as u64;
         let total = engine.store().count(&filter)?;
         if shown < total {
             terminal.hint(&format!("{shown} of {total} records; the next ones: --offset {shown}"));

@@ -22,7 +22,7 @@ use crate::{
 use args::Global;
 use clap::{Parser, Subcommand};
 use std::{env, io, path::PathBuf, process::ExitCode};
-use terminal::Terminal;
+use terminal::{Terminal, UntilInterrupted};
 
 /// Exit codes: 0 found or done, 1 nothing found, 2 wrong usage, 3 failed, 130 interrupted.
 const NOTHING_FOUND: u8 = 1;
@@ -194,5 +194,15 @@ fn open_to_read(global: &Global, terminal: &Terminal) -> Result<Option<Engine>, 
     match Engine::open(setup.clone()) {
         Err(EngineError::Store(StoreError::ReadOnly { .. })) => Ok(Some(Engine::open_read_only(setup)?)),
         opened => Ok(Some(opened?)),
+    }
+}
+
+/// Does what is left to be done after an answer. The answer stands whatever becomes of this.
+fn upkeep(engine: &Engine) {
+    match engine.upkeep(&UntilInterrupted) {
+        Ok(()) | Err(EngineError::Interrupted) => {}
+        // Others who may write will do it.
+        Err(EngineError::Store(StoreError::ReadOnly { .. })) => {}
+        Err(error) => tracing::warn!("the index could not be brought up to date: {error}"),
     }
 }

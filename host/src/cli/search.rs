@@ -2,7 +2,7 @@ use super::{
     Failure, Outcome,
     args::{Global, Select},
     open_to_read,
-    terminal::{BOLD, DIM, Terminal, UntilInterrupted},
+    terminal::{BOLD, Terminal, UntilInterrupted},
     view::{self, RecordJson},
 };
 use crate::engine::{SearchHit, SearchRequest, SearchResponse};
@@ -75,9 +75,7 @@ impl Search {
         } else {
             print(terminal, &request.query, &response)?;
         }
-        if let Err(error) = engine.upkeep(&UntilInterrupted) {
-            tracing::debug!("upkeep after the search: {error}");
-        }
+        super::upkeep(&engine);
         Ok(if response.hits.is_empty() { Outcome::NothingFound } else { Outcome::Done })
     }
 }

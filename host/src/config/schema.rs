@@ -275,10 +275,12 @@ pub struct Log {
 /// Layer of a new record that names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "each is its layer")]
 pub enum DefaultLayer {
+    /// Hot context of a session.
     Interact,
+    /// Distilled knowledge.
     Insights,
+    /// Permanent documents.
     Assets,
 }
 
@@ -295,13 +297,18 @@ pub enum Durability {
 /// How severe a message must be to be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "each is the tracing level of its name")]
 pub enum LogLevel {
+    /// Nothing at all.
     Off,
+    /// What failed.
     Error,
+    /// What a user should look at, too.
     Warn,
+    /// What was done, too.
     Info,
+    /// How it was done, too.
     Debug,
+    /// Each step, too.
     Trace,
 }
 

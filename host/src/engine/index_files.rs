@@ -182,14 +182,14 @@ impl Engine {
             path: path_text(&file.path),
             content_hash: *content.hash.as_bytes(),
             size: file.size,
-            mtime_ms: file.mtime_ms,
+            mtime_ms: u64::try_from(file.mtime_ms).unwrap_or(0),
             project: request.project.clone(),
             layer,
         };
         if let Some(known) = self.store.source(&source.path)?
-            && known.content_hash == source.content_hash
-            && known.layer == source.layer
-            && known.project == source.project
+            && known.file.content_hash == source.content_hash
+            && known.file.layer == source.layer
+            && known.file.project == source.project
         {
             return Ok(Read::Unchanged);
         }
@@ -208,33 +208,25 @@ impl Engine {
         done: &mut dyn FnMut(usize, u64),
     ) -> Result<(), EngineError> {
         let vectors = self.vectors()?;
-        let texts: Vec<String> =
-            batch.iter().flat_map(|(_, chunks)| chunks).map(Chunk::embedding_text).collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let mut sources: Vec<(NewSource, Vec<NewRecord>)> = Vec::with_capacity(batch.len());
+        // Passages that were there before keep their vectors: (source, record, text to embed).
+        let mut missing = Vec::new();
+        for (source, chunks) in batch {
+            let mut texts: Vec<String> = chunks.iter().map(Chunk::embedding_text).collect();
+            let records: Vec<_> =
+                chunks.into_iter().map(|chunk| self.record(request, &source, chunk)).collect();
+            for at in self.store.records_to_embed(&source, &records, vectors.space)? {
+                missing.push((sources.len(), at, std::mem::take(&mut texts[at])));
+            }
+            sources.push((source, records));
+        }
+        let texts: Vec<&str> = missing.iter().map(|(_, _, text)| text.as_str()).collect();
         let embedded = vectors.embedding.embed(cx, &texts, Role::Passage)?;
-        let mut rows = embedded.chunks_exact(vectors.embedding.info().dim);
-        let sources: Vec<_> = batch
-            .into_iter()
-            .map(|(source, chunks)| {
-                let records = chunks.into_iter().zip(&mut rows).map(|(chunk, vector)| NewRecord {
-                    kind: "chunk".to_owned(),
-                    title: chunk.heading,
-                    tags: request.tags.clone(),
-                    project: request.project.clone(),
-                    source: Some(SourceRef {
-                        path: source.path.clone(),
-                        line_start: u32::try_from(chunk.line_start).unwrap_or(u32::MAX),
-                        line_end: u32::try_from(chunk.line_end).unwrap_or(u32::MAX),
-                    }),
-                    expires_ms: self.expiry(source.layer),
-                    vector: direction(vector),
-                    ..NewRecord::new(source.layer, chunk.text)
-                });
-                let records: Vec<_> = records.collect();
-                (source, records)
-            })
-            .collect();
-        for outcome in self.store.replace_sources(Some(vectors.space), sources)? {
+        let dim = vectors.embedding.info().dim;
+        for ((source, record, _), vector) in missing.iter().zip(embedded.chunks_exact(dim)) {
+            sources[*source].1[*record].vector = direction(vector);
+        }
+        for outcome in self.store.replace_sources(sources, Some(vectors.space))? {
             report.files_indexed += 1;
             report.chunks_added += outcome.added as u64;
             report.chunks_kept += outcome.kept as u64;
@@ -242,6 +234,22 @@ impl Engine {
             done(1, (outcome.added + outcome.kept) as u64);
         }
         Ok(())
+    }
+
+    fn record(&self, request: &IndexRequest, source: &NewSource, chunk: Chunk) -> NewRecord {
+        NewRecord {
+            kind: "chunk".to_owned(),
+            title: chunk.heading,
+            tags: request.tags.clone(),
+            project: request.project.clone(),
+            source: Some(SourceRef {
+                path: source.path.clone(),
+                line_start: u32::try_from(chunk.line_start).unwrap_or(u32::MAX),
+                line_end: u32::try_from(chunk.line_end).unwrap_or(u32::MAX),
+            }),
+            expires_ms: self.expiry(source.layer),
+            ..NewRecord::new(source.layer, chunk.text)
+        }
     }
 
     /// Drops the records of files below the paths that the walk no longer lists. A file that is
@@ -259,9 +267,10 @@ impl Engine {
         let mut vanished = Vec::new();
         for root in request.paths.iter().filter_map(|path| path.canonicalize().ok()) {
             for source in self.store.sources(&path_text(&root))? {
-                let is_below = Path::new(&source.path).starts_with(&root);
-                if is_below && (!listed.contains(&source.path) || no_text.contains(&source.path)) {
-                    vanished.push(source.path);
+                let is_below = Path::new(&source.file.path).starts_with(&root);
+                let is_text = listed.contains(&source.file.path) && !no_text.contains(&source.file.path);
+                if is_below && !is_text {
+                    vanished.push(source.file.path);
                 }
             }
         }

@@ -13,6 +13,7 @@ pub use search::{SearchHit, SearchRequest, SearchResponse};
 pub use setup::{Setup, default_data_dir};
 
 use crate::{
+    config::LayerSettings,
     embedding::{CacheLimits, Embedding, EmbeddingCache},
     indexing::{IndexOptions, Indexes},
     plugins::Plugins,
@@ -158,24 +159,22 @@ impl Engine {
     }
 
     fn ef_search(&self, layer: Layer) -> u32 {
-        let layers = &self.setup.config.memory.layers;
-        let settings = match layer {
-            Layer::Interact => &layers.interact,
-            Layer::Insights => &layers.insights,
-            Layer::Assets => &layers.assets,
-        };
-        u32::try_from(settings.ef_search).unwrap_or(u32::MAX)
+        u32::try_from(self.layer_settings(layer).ef_search).unwrap_or(u32::MAX)
     }
 
     /// When a record that is written to `layer` now expires, in milliseconds since 1970.
     pub fn expiry(&self, layer: Layer) -> Option<u64> {
+        let life = self.layer_settings(layer).ttl.duration()?;
+        Some(now_ms().saturating_add(u64::try_from(life.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    fn layer_settings(&self, layer: Layer) -> &LayerSettings {
         let layers = &self.setup.config.memory.layers;
-        let settings = match layer {
+        match layer {
             Layer::Interact => &layers.interact,
             Layer::Insights => &layers.insights,
             Layer::Assets => &layers.assets,
-        };
-        settings.ttl.duration().map(|ttl| now_ms().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)))
+        }
     }
 }
 

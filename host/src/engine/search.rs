@@ -69,7 +69,7 @@ impl Engine {
         let start = Instant::now();
         let vector = vectors.embedding.embed(cx, &[query], Role::Query)?;
         let unknown_words = vector.iter().all(|&v| v == 0.0);
-        let filter = Filter { not_expired_at: Some(now_ms()), ..request.filter.clone() };
+        let filter = Filter { not_expired_at_ms: Some(now_ms()), ..request.filter.clone() };
         let hits = if unknown_words { Vec::new() } else { self.nearest(cx, &vector, request.k, &filter)? };
         let hits = self.fetch(cx, &vector, &hits, request.min_score)?;
         Ok(SearchResponse {
@@ -79,7 +79,7 @@ impl Engine {
             device: vectors.embedding.embedder().device(),
             index: vectors.index_backend.clone(),
             took: start.elapsed(),
-            unembedded: self.store.count_without_vector(vectors.space)?,
+            unembedded: self.unembedded()?,
             unknown_words,
         })
     }
@@ -92,8 +92,13 @@ impl Engine {
         filter: &Filter,
     ) -> Result<Vec<Hit>, EngineError> {
         let indexes = self.indexes()?;
-        let selects = filter.selects_beyond_layers();
-        let matching = if selects { Some(self.store.matching_ids(filter)?) } else { None };
+        // Layers are searched one by one, and expired records are few: only the rest needs a set.
+        let only_layers = Filter {
+            layers: filter.layers.clone(),
+            not_expired_at_ms: filter.not_expired_at_ms,
+            ..Filter::default()
+        };
+        let matching = if *filter == only_layers { None } else { Some(self.store.matching_ids(filter)?) };
         let matching = matching.as_ref().map(crate::store::IdSet::as_filter);
         let layers: &[Layer] = if filter.layers.is_empty() { &Layer::ALL } else { &filter.layers };
         let mut hits = Vec::new();
@@ -116,8 +121,10 @@ impl Engine {
         let hits: Vec<&Hit> =
             hits.iter().filter(|hit| min_score.is_none_or(|least| hit.score >= least)).collect();
         let ids: Vec<RecordId> = hits.iter().map(|hit| RecordId::from_index_id(hit.id)).collect();
-        let mut records: HashMap<RecordId, Record> =
-            self.store.records(&ids)?.into_iter().map(|record| (record.id, record)).collect();
+        let now = now_ms();
+        let fresh = |record: &Record| record.expires_ms.is_none_or(|expires| expires > now);
+        let records = self.store.records(&ids)?.into_iter().filter(fresh);
+        let mut records: HashMap<RecordId, Record> = records.map(|record| (record.id, record)).collect();
         // One that another process has just forgotten is not there any more.
         let found: Vec<(f32, Record)> = hits
             .iter()
@@ -125,7 +132,7 @@ impl Engine {
             .collect();
         let borrowed: Vec<&Record> = found.iter().map(|(_, record)| record).collect();
         let passages = best_passages(cx, self.embedding()?, query, &borrowed)?;
-        self.store.touch(&ids, now_ms());
+        self.store.touch(&ids, now);
         let hits = found.into_iter().zip(passages);
         Ok(hits.map(|((score, record), passage)| SearchHit { score, record, passage }).collect())
     }

@@ -1,4 +1,5 @@
 use super::{Engine, EngineError, add::direction, now_ms};
+use crate::store::{Record, RecordId};
 use magray_plugin_api::{CallContext, Role};
 
 /// Records embedded and stored at a time.
@@ -16,6 +17,14 @@ impl Engine {
         Ok(())
     }
 
+    /// How many records have no vector of the present model.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn unembedded(&self) -> Result<u64, EngineError> {
+        Ok(self.store.count_without_vector(self.vectors()?.space)?)
+    }
+
     /// Embeds every record that has no vector of the present model. Returns how many got one; what
     /// is done stays done when it is interrupted.
     ///
@@ -24,21 +33,26 @@ impl Engine {
     pub fn embed_missing(&self, cx: &dyn CallContext) -> Result<u64, EngineError> {
         let vectors = self.vectors()?;
         let dim = vectors.embedding.info().dim;
-        let (mut embedded, mut after) = (0, None);
+        let (mut embedded, mut after) = (0, RecordId(0));
         loop {
-            let records = self.store.without_vector(vectors.space, after, BATCH)?;
-            let Some(last) = records.last() else { return Ok(embedded) };
-            after = Some(last.id);
-            let texts: Vec<String> = records.iter().map(|record| {
-                let title = record.title.as_deref().filter(|title| !title.is_empty());
-                title.map_or_else(|| record.text.clone(), |title| format!("{title}\n{}", record.text))
-            }).collect();
+            let ids = self.store.without_vector(vectors.space, after, BATCH)?;
+            let Some(&last) = ids.last() else { return Ok(embedded) };
+            after = last;
+            let records = self.store.records(&ids)?;
+            let texts: Vec<String> = records.iter().map(embedding_text).collect();
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             let rows = vectors.embedding.embed(cx, &texts, Role::Passage)?;
-            let found = records.iter().zip(rows.chunks_exact(dim));
-            let rows: Vec<_> = found.filter_map(|(record, row)| Some((record.id, direction(row)?))).collect();
-            embedded += rows.len() as u64;
-            self.store.put_vectors(vectors.space, rows)?;
+            let rows = records.iter().zip(rows.chunks_exact(dim));
+            let rows: Vec<_> = rows.filter_map(|(record, row)| Some((record.id, direction(row)?))).collect();
+            embedded += self.store.put_vectors(vectors.space, &rows)? as u64;
         }
+    }
+}
+
+/// What is embedded of a record, whether it comes from a file or was added.
+fn embedding_text(record: &Record) -> String {
+    match &record.title {
+        Some(title) => format!("{title}\n{}", record.text),
+        None => record.text.clone(),
     }
 }

@@ -18,7 +18,6 @@ pub enum IndexError {
 
 /// Why a snapshot is not used.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
 pub(super) enum Unusable {
     /// It vanished: another process has just replaced it.
     #[error("it is gone")]

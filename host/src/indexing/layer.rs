@@ -6,9 +6,9 @@ use super::{
 };
 use crate::{
     plugins::{PluginError, Plugins, is_corrupt},
-    store::{Changes, Layer, SpaceId, Store, StoreError},
+    store::{Changes, Layer, SpaceId, Store},
 };
-use magray_plugin_api::{CallContext, ComponentKind, Hit, IdFilter, IndexSpec, Metric, SearchParams, VectorIndex};
+use magray_plugin_api::{CallContext, ComponentKind, Error, ErrorCode, Hit, IdFilter, IndexSpec, Metric, SearchParams, VectorIndex};
 use std::{
     fs::{self, File, TryLockError},
     ops::ControlFlow,
@@ -43,7 +43,6 @@ impl LayerSettings {
 /// The index of one layer in one space.
 ///
 /// Threads: any number of searches at once; catching up and sealing exclude them.
-#[expect(missing_debug_implementations, reason = "an index has nothing to show")]
 pub(super) struct LayerIndex {
     settings: LayerSettings,
     store: Arc<Store>,
@@ -117,7 +116,10 @@ impl LayerIndex {
         for index in state.iter().flat_map(|state| state.sealed.iter().chain([&state.tail])) {
             let mut found = vec![Hit::NONE; k];
             index.search(cx, query, k, params, filter, &mut found).map_err(|error| self.failed(error))?;
-            hits.extend(found.into_iter().filter(|hit| !hit.is_none() && hit.score.is_finite()));
+            if found.iter().any(|hit| hit.score.is_nan()) {
+                return Err(self.failed(Error::new(ErrorCode::INTERNAL, "it returned a score that is NaN")));
+            }
+            hits.extend(found.into_iter().filter(|hit| !hit.is_none()));
         }
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         hits.truncate(k);
@@ -126,7 +128,7 @@ impl LayerIndex {
 
     /// Opens the snapshot where that has not been done, and applies what changed since.
     fn catch_up(&self, cx: &dyn CallContext) -> Result<(), IndexError> {
-        let head = self.store.head(self.settings.layer)?;
+        let head = self.store.head(self.settings.space, self.settings.layer)?;
         if self.read().as_ref().is_some_and(|state| state.head >= head) {
             return Ok(());
         }
@@ -228,14 +230,22 @@ impl LayerIndex {
             cx.progress(done, total);
             ControlFlow::Continue(())
         })?;
-        failed.map_or(Ok(head), |error| Err(self.failed(error)))
+        if let Some(error) = failed {
+            return Err(self.failed(error));
+        }
+        let held = index.stats().live;
+        if held != done {
+            let message = format!("it holds {held} of {done} vectors that it was given");
+            return Err(self.failed(Error::new(ErrorCode::INTERNAL, message)));
+        }
+        Ok(head)
     }
 
     /// Whether at least `seal_after` changes wait for a snapshot. Opens nothing.
     fn is_due(&self, seal_after: u64) -> Result<bool, IndexError> {
         let LayerSettings { layer, space, dir, .. } = &self.settings;
         let waiting = match snapshot::sequence_numbers(dir).first() {
-            Some(&covered_seq) => self.store.change_count(*layer, covered_seq)?,
+            Some(&covered_seq) => self.store.change_count(*space, *layer, covered_seq)?,
             None => self.store.vector_count(*space, *layer)?,
         };
         // A snapshot that was found stale or damaged counts as none.
@@ -265,8 +275,22 @@ impl LayerIndex {
         let (index, head) = self.next_snapshot(cx)?;
         let snapshot = snapshot::write(cx, dir, &identity, &*index, head)?;
         *self.write() = None;
+        self.prune()?;
         tracing::info!("{}: sealed {} vectors in {}", self.describe(), index.stats().live, snapshot.dir.display());
         Ok(true)
+    }
+
+    /// Drops the part of the change log that the snapshots of every backend have covered.
+    fn prune(&self) -> Result<(), IndexError> {
+        let LayerSettings { layer, space, dir, .. } = &self.settings;
+        let backends = dir.parent().and_then(|layer| layer.read_dir().ok()).into_iter().flatten();
+        let newest = backends.filter_map(|backend| {
+            snapshot::sequence_numbers(&backend.ok()?.path()).first().copied()
+        });
+        if let Some(covered_seq) = newest.min() {
+            self.store.prune_changes(*space, *layer, covered_seq)?;
+        }
+        Ok(())
     }
 
     /// The newest snapshot with every change since, or all of the layer anew.
@@ -319,7 +343,7 @@ impl LayerIndex {
         format!("{} index of layer {}", self.settings.backend, self.settings.layer)
     }
 
-    fn failed(&self, error: magray_plugin_api::Error) -> IndexError {
+    fn failed(&self, error: Error) -> IndexError {
         IndexError::Backend { backend: self.settings.backend.clone(), error }
     }
 

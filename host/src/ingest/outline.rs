@@ -3,7 +3,7 @@ use tree_sitter::{Node, Parser};
 
 use super::{FileKind, Language};
 
-/// A longer text gets no outline. Its parse would take some 150 times its size in memory, and
+/// A longer text gets no outline. A parse takes up to 270 times the size of the text in memory, and
 /// so long a text was as a rule written by a program.
 const MAX_BYTES: usize = 1 << 20;
 

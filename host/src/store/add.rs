@@ -1,5 +1,7 @@
 //! Storing records, and storing them again.
-use super::{Layer, NewRecord, RecordId, SpaceId, Store, StoreError, error::Fault, now_ms, vectors};
+use super::{
+    Layer, NewRecord, RecordId, SpaceId, Store, StoreError, error::Fault, keywords, now_ms, vectors,
+};
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::BTreeSet;
 use ulid::Ulid;
@@ -159,33 +161,31 @@ pub(super) fn insert(db: &Connection, new: &Prepared, now: u64) -> Result<Added,
     let ulid = Ulid::generate().to_string();
     let record = &new.record;
     let source = record.source.as_ref();
-    let id = db
-        .prepare_cached(
-            "INSERT INTO records (
-                 ulid, layer, kind, project, session, created_ms, last_access_ms, access_count,
-                 importance, score, expires_ms, content_hash, source_path, line_start, line_end, title, text)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, 0, ?7, 0, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
-             RETURNING id",
-        )?
-        .query_row(
-            (
-                &ulid,
-                record.layer,
-                &record.kind,
-                record.project(),
-                &record.session,
-                now,
-                record.importance,
-                record.expires_ms,
-                &new.content_hash,
-                source.map(|source| &source.path),
-                source.map(|source| source.line_start),
-                source.map(|source| source.line_end),
-                &record.title,
-                &record.text,
-            ),
-            |row| row.get(0),
-        )?;
+    // Without RETURNING, which is a trigger to SQLite: see `records_fts` in the schema.
+    db.prepare_cached(
+        "INSERT INTO records (
+             ulid, layer, kind, project, session, created_ms, last_access_ms, access_count,
+             importance, score, expires_ms, content_hash, source_path, line_start, line_end, title, text)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, 0, ?7, 0, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    )?
+    .execute((
+        &ulid,
+        record.layer,
+        &record.kind,
+        record.project(),
+        &record.session,
+        now,
+        record.importance,
+        record.expires_ms,
+        &new.content_hash,
+        source.map(|source| &source.path),
+        source.map(|source| source.line_start),
+        source.map(|source| source.line_end),
+        &record.title,
+        &record.text,
+    ))?;
+    let id = RecordId(db.last_insert_rowid());
+    keywords::insert(db, id, record.title.as_deref(), &record.text)?;
     Ok(Added { id, ulid, outcome: Outcome::Stored })
 }
 

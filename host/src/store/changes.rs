@@ -33,6 +33,19 @@ impl Store {
         self.read(|db| Ok(head(db, space, layer)?))
     }
 
+    /// How many changes of `space` and `layer` the log has after `seq`.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn change_count(&self, space: SpaceId, layer: Layer, seq: u64) -> Result<u64, StoreError> {
+        self.read(|db| {
+            let mut count = db.prepare_cached(
+                "SELECT count(*) FROM changes WHERE space_id = ?1 AND layer = ?2 AND seq > ?3",
+            )?;
+            Ok(count.query_row((space, layer, seq), |row| row.get(0))?)
+        })
+    }
+
     /// Everything that changed in `space` and `layer` after `seq`, as it is now.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ pub(super) fn open_writer(path: &Path, options: &StoreOptions) -> Result<Connect
     // Only macOS knows it: there a plain fsync does not reach the platter.
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    // Keeps what a savepoint may have to undo in memory, not in a file.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     // The writer thread checkpoints after it has answered.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     schema::migrate(&mut connection, path)?;

@@ -1,5 +1,6 @@
+//! The keyword index over titles and texts.
 use super::{Filter, RecordId, Store, StoreError};
-use rusqlite::{params_from_iter, types::Value};
+use rusqlite::{Connection, params_from_iter, types::Value};
 
 /// One record that a keyword search found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,6 +51,22 @@ impl Store {
             Ok(hits.collect::<Result<_, _>>()?)
         })
     }
+}
+
+/// Enters a new record.
+pub(super) fn insert(db: &Connection, id: RecordId, title: Option<&str>, text: &str) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT INTO records_fts (rowid, title, text) VALUES (?1, ?2, ?3)")?
+        .execute((id, title, text))?;
+    Ok(())
+}
+
+/// Takes a record out; title and text are those that it was entered with.
+pub(super) fn remove(db: &Connection, id: RecordId, title: Option<&str>, text: &str) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO records_fts (records_fts, rowid, title, text) VALUES ('delete', ?1, ?2, ?3)",
+    )?
+    .execute((id, title, text))?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Reading and deleting records.
-use super::{Filter, Layer, Record, RecordId, SourceRef, Store, StoreError, error::Fault, vectors};
+use super::{Filter, Layer, Record, RecordId, SourceRef, Store, StoreError, error::Fault, keywords, vectors};
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value};
 
 /// The fewest characters of an id that stand for it.
@@ -121,10 +121,13 @@ fn remove_all(db: &Connection, ids: Vec<RecordId>) -> rusqlite::Result<usize> {
 
 /// Deletes a record and everything that hangs on it. Returns whether it was there.
 pub(super) fn remove(db: &Connection, id: RecordId) -> rusqlite::Result<bool> {
-    let mut remove = db.prepare_cached("DELETE FROM records WHERE id = ?1 RETURNING layer")?;
-    let Some(layer) = remove.query_row([id], |row| row.get::<_, Layer>(0)).optional()? else {
-        return Ok(false);
-    };
+    let mut record = db.prepare_cached("SELECT layer, title, text FROM records WHERE id = ?1")?;
+    let mut rows = record.query([id])?;
+    let Some(row) = rows.next()? else { return Ok(false) };
+    let layer: Layer = row.get(0)?;
+    keywords::remove(db, id, row.get_ref(1)?.as_str_or_null()?, row.get_ref(2)?.as_str()?)?;
+    drop(rows);
+    db.prepare_cached("DELETE FROM records WHERE id = ?1")?.execute([id])?;
     remove_tags(db, id)?;
     vectors::remove(db, layer, id)?;
     Ok(true)

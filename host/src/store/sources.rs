@@ -43,6 +43,16 @@ pub struct SourceOutcome {
     pub removed: usize,
 }
 
+impl std::iter::Sum for SourceOutcome {
+    fn sum<I: Iterator<Item = Self>>(outcomes: I) -> Self {
+        outcomes.fold(Self::default(), |a, b| Self {
+            added: a.added + b.added,
+            kept: a.kept + b.kept,
+            removed: a.removed + b.removed,
+        })
+    }
+}
+
 const COLUMNS: &str = "path, content_hash, size, mtime_ms, project, layer, indexed_ms";
 
 impl Store {
@@ -58,32 +68,27 @@ impl Store {
         records: Vec<NewRecord>,
         space: Option<SpaceId>,
     ) -> Result<SourceOutcome, StoreError> {
-        let records = self.prepare(space, records_of(&source, records))?;
+        let outcomes = self.replace_sources(vec![(source, records)], space)?;
+        Ok(outcomes.into_iter().sum())
+    }
+
+    /// [`Store::replace_source`] for several files in one transaction, which costs one wait for the
+    /// disk.
+    ///
+    /// # Errors
+    /// As [`Store::add`]; then nothing of any file is changed.
+    pub fn replace_sources(
+        &self,
+        files: Vec<(NewSource, Vec<NewRecord>)>,
+        space: Option<SpaceId>,
+    ) -> Result<Vec<SourceOutcome>, StoreError> {
+        let mut prepared = Vec::with_capacity(files.len());
+        for (source, records) in files {
+            let records = self.prepare(space, records_of(&source, records))?;
+            prepared.push((source, records));
+        }
         self.write(move |db| {
-            let now = now_ms();
-            let mut kept = Kept::of(db, &source)?;
-            let mut outcome = SourceOutcome::default();
-            for new in &records {
-                let id = match kept.take(&new.content_hash) {
-                    Some(id) => {
-                        keep(db, id, &new.record)?;
-                        records::remove_tags(db, id)?;
-                        outcome.kept += 1;
-                        id
-                    }
-                    None => {
-                        outcome.added += 1;
-                        add::insert(db, new, now)?.id
-                    }
-                };
-                new.put_tags(db, id)?;
-                new.put_vector(db, space, id)?;
-            }
-            for id in kept.left_over() {
-                outcome.removed += usize::from(records::remove(db, id)?);
-            }
-            put(db, &source, now)?;
-            Ok(outcome)
+            prepared.iter().map(|(source, records)| replace(db, source, records, space)).collect()
         })
     }
 
@@ -160,6 +165,38 @@ impl Store {
             Ok(removed)
         })
     }
+}
+
+fn replace(
+    db: &Connection,
+    source: &NewSource,
+    records: &[add::Prepared],
+    space: Option<SpaceId>,
+) -> Result<SourceOutcome, Fault> {
+    let now = now_ms();
+    let mut kept = Kept::of(db, source)?;
+    let mut outcome = SourceOutcome::default();
+    for new in records {
+        let id = match kept.take(&new.content_hash) {
+            Some(id) => {
+                keep(db, id, &new.record)?;
+                records::remove_tags(db, id)?;
+                outcome.kept += 1;
+                id
+            }
+            None => {
+                outcome.added += 1;
+                add::insert(db, new, now)?.id
+            }
+        };
+        new.put_tags(db, id)?;
+        new.put_vector(db, space, id)?;
+    }
+    for id in kept.left_over() {
+        outcome.removed += usize::from(records::remove(db, id)?);
+    }
+    put(db, source, now)?;
+    Ok(outcome)
 }
 
 impl Source {

@@ -126,6 +126,33 @@ impl Store {
         })
     }
 
+    /// How many records have no vector in `space`.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn count_without_vector(&self, space: SpaceId) -> Result<u64, StoreError> {
+        self.read(|db| {
+            // Every vector is of a record, so two counts of narrow indexes are enough.
+            let mut count = db.prepare_cached(
+                "SELECT (SELECT count(*) FROM records)
+                      - (SELECT count(*) FROM vectors WHERE space_id = ?1)",
+            )?;
+            Ok(count.query_row([space], |row| row.get(0))?)
+        })
+    }
+
+    /// How many vectors `space` and `layer` have.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn vector_count(&self, space: SpaceId, layer: Layer) -> Result<u64, StoreError> {
+        self.read(|db| {
+            let mut count =
+                db.prepare_cached("SELECT count(*) FROM vectors WHERE space_id = ?1 AND layer = ?2")?;
+            Ok(count.query_row((space, layer), |row| row.get(0))?)
+        })
+    }
+
     /// Hands every vector of `space` and `layer` to `visit`, by ascending id, at most `batch` at a
     /// time: the ids and the vectors, `[ids.len(), dim]` row-major. `visit` ends it by `Break`.
     /// Returns the sequence number that the vectors are of: go on with

@@ -68,20 +68,24 @@ fn options() -> Options {
     }
 }
 
+fn fail(error: impl std::error::Error) -> TestCaseError {
+    TestCaseError::fail(error.to_string())
+}
+
 fn run(metric: Metric, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let spec = IndexSpec { dim: DIM, metric };
-    let mut index = Hnsw::create(options(), spec, HOST).unwrap();
+    let mut index = Hnsw::create(options(), spec, HOST).map_err(fail)?;
     let mut model = BTreeMap::<u64, Vec<f32>>::new();
     let (mut found, mut expected) = (0, 0);
     for step in steps {
         match step {
             Step::Upsert { ids, seed } => {
                 let vectors = numbers(seed, ids.len() * DIM);
-                index.upsert(&Cx::free(), &ids, &vectors).unwrap();
+                index.upsert(&Cx::free(), &ids, &vectors).map_err(fail)?;
                 model.extend(ids.into_iter().zip(vectors.chunks(DIM).map(<[f32]>::to_vec)));
             }
             Step::Remove { ids } => {
-                let removed = index.remove(&Cx::free(), &ids).unwrap();
+                let removed = index.remove(&Cx::free(), &ids).map_err(fail)?;
                 let there = ids.iter().filter(|id| model.remove(id).is_some()).count();
                 prop_assert_eq!(removed, there);
             }
@@ -106,7 +110,9 @@ fn run(metric: Metric, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 scores.truncate(K);
 
                 let mut out = [Hit::NONE; K];
-                index.search(&Cx::free(), &query, K, SearchParams::default(), passes, &mut out).unwrap();
+                index
+                    .search(&Cx::free(), &query, K, SearchParams::default(), passes, &mut out)
+                    .map_err(fail)?;
                 let hits: Vec<_> = out.iter().take_while(|hit| !hit.is_none()).collect();
                 prop_assert_eq!(hits.len(), scores.len());
                 prop_assert!(out[hits.len()..].iter().all(Hit::is_none));
@@ -124,9 +130,9 @@ fn run(metric: Metric, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 expected += scores.len();
             }
             Step::SaveAndOpen => {
-                let dir = tempfile::tempdir().unwrap();
-                index.save(&Cx::free(), dir.path()).unwrap();
-                index = Hnsw::open(options(), spec, dir.path(), HOST).unwrap();
+                let dir = tempfile::tempdir().map_err(fail)?;
+                index.save(&Cx::free(), dir.path()).map_err(fail)?;
+                index = Hnsw::open(options(), spec, dir.path(), HOST).map_err(fail)?;
             }
         }
         prop_assert_eq!(index.stats().live, model.len() as u64);

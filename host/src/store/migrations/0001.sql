@@ -80,18 +80,10 @@ CREATE TABLE sources (
     layer        INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Written beside `records`, not by triggers: before a statement that has one, FTS5 writes out its
+-- buffer, so that every record would become a segment of its own.
 CREATE VIRTUAL TABLE records_fts USING fts5 (
     title, text,
     content = 'records', content_rowid = 'id',
     tokenize = 'unicode61 remove_diacritics 2'
 );
-CREATE TRIGGER records_fts_insert AFTER INSERT ON records BEGIN
-    INSERT INTO records_fts (rowid, title, text) VALUES (new.id, new.title, new.text);
-END;
-CREATE TRIGGER records_fts_delete AFTER DELETE ON records BEGIN
-    INSERT INTO records_fts (records_fts, rowid, title, text) VALUES ('delete', old.id, old.title, old.text);
-END;
-CREATE TRIGGER records_fts_update AFTER UPDATE OF title, text ON records BEGIN
-    INSERT INTO records_fts (records_fts, rowid, title, text) VALUES ('delete', old.id, old.title, old.text);
-    INSERT INTO records_fts (rowid, title, text) VALUES (new.id, new.title, new.text);
-END;

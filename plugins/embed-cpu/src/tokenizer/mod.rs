@@ -1,8 +1,8 @@
 //! BERT's uncased WordPiece, id for id as Hugging Face's `tokenizers` does it.
 //!
-//! A static model does little else than tokenize, so speed is won here. Words of ASCII, which is
-//! nearly all of English, never leave the registers: 16 bytes are classed and lowercased at once
-//! (SWAR), and the word is looked up by its bytes. Everything else takes the way of [`unicode`].
+//! A static model does little beside, so speed counts here. Words of ASCII, which is nearly all of
+//! English, never leave the registers: 16 bytes are classed and lowercased at once (SWAR), and the
+//! word is looked up by its bytes. Everything else takes the way of [`unicode`].
 
 mod classes;
 mod unicode;

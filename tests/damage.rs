@@ -1,0 +1,67 @@
+//! Damaged index snapshots are found, set aside and rebuilt: never a wrong answer.
+use crate::support::{HNSW, Home};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Every file of the index snapshots.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in folder.read_dir().expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.file_name().is_some_and(|name| name != "lock") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn damage_and_search(index: &str) {
+    let home = Home::new();
+    home.install(HNSW);
+    let lines: Vec<String> = (0..1200).map(|i| format!("record {i} of the damaged index")).collect();
+    home.run_with_stdin(&["--index", index, "add", "--lines", "-", "-q"], lines.join("\n").as_bytes()).expect(0);
+    let search = ["--index", index, "search", "record 600 of the damaged index", "-k", "1", "--json"];
+    let folder = home.data().join("index");
+    let sealed = files(&folder);
+    assert!(sealed.len() >= 2, "a manifest and data: {sealed:?}");
+    for (number, file) in sealed.iter().enumerate() {
+        for cut in [false, true] {
+            // The snapshot that the last round rebuilt has the same files.
+            let file = if file.exists() { file.clone() } else { files(&folder)[number].clone() };
+            let mut bytes = fs::read(&file).expect("its bytes");
+            let at = bytes.len() * (number + 1) / (sealed.len() + 1);
+            if cut { bytes.truncate(at) } else { bytes[at] ^= 0x10 }
+            fs::write(&file, bytes).expect("damaged");
+            let ran = home.run(&search).expect(0).says(&["damaged", "rebuilt from the store"]);
+            assert!(ran.stdout.contains("record 600 of the damaged index"), "{ran:#?}");
+            let again = home.run(&search).expect(0);
+            assert!(!again.stderr.contains("damaged"), "rebuilt by the search before: {again:#?}");
+            assert!(again.stdout.contains("record 600 of the damaged index"), "{again:#?}");
+        }
+    }
+}
+
+#[test]
+fn flat() {
+    damage_and_search("flat");
+}
+
+#[test]
+fn hnsw() {
+    damage_and_search("hnsw");
+}
+
+#[test]
+fn an_index_folder_that_is_gone_is_rebuilt() {
+    let home = Home::new();
+    let lines: Vec<String> = (0..1200).map(|i| format!("record {i}")).collect();
+    home.run_with_stdin(&["add", "--lines", "-", "-q"], lines.join("\n").as_bytes()).expect(0);
+    fs::remove_dir_all(home.data().join("index")).expect("removed");
+    assert_eq!(home.search(&["record 1111", "-k", "1"]), ["record 1111"]);
+    assert!(!files(&home.data().join("index")).is_empty());
+}

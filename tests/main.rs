@@ -1,0 +1,11 @@
+//! The real binary with real plugin libraries, as a user runs it. One test program, so that it is
+//! linked once.
+mod bad_input;
+mod cli;
+mod config;
+mod crash;
+mod damage;
+mod evolution;
+mod plugin_zoo;
+mod support;
+mod swap;

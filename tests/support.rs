@@ -1,0 +1,160 @@
+//! A home of its own for each test, and the program run in it.
+use serde_json::Value;
+use std::{
+    env, fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+use tempfile::TempDir;
+
+/// A data folder, and `magray` on it.
+pub struct Home {
+    dir: TempDir,
+}
+
+/// What a run left.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    /// The folder that holds everything of the test.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.path().join("data")
+    }
+
+    /// Writes a file below the home, and its folders.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("its folder");
+        fs::write(&path, content).expect("the file");
+        path
+    }
+
+    /// Copies a built plugin into the home's plugin folder.
+    pub fn install(&self, library: &str) -> PathBuf {
+        self.file(&format!("plugins/{library}"), fs::read(built(library)).expect("the plugin is built"))
+    }
+
+    /// The program with nothing of the user's environment, and no plugin but those of this home.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_magray"));
+        command
+            .args(args)
+            .current_dir(self.path())
+            .env_clear()
+            .env("MAGRAY_HOME", self.data())
+            .env("MAGRAY_PLUGIN_PATH", self.path().join("plugins"))
+            .env("MAGRAY_PLUGINS__SEARCH_DEFAULTS", "false")
+            .env("HOME", self.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Ran {
+        Ran::of(&mut self.command(args))
+    }
+
+    pub fn run_with_stdin(&self, args: &[&str], input: &[u8]) -> Ran {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut stdin = child.stdin.take().expect("its input");
+        let input = input.to_vec();
+        // The program may stop reading before the end, which is its right.
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = child.wait_with_output().expect("it ends");
+        writer.join().expect("the writer ends");
+        Ran::from(output)
+    }
+
+    /// The answer as JSON, of a run that must succeed.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
+        let ran = self.run(&args).expect(0);
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout))
+    }
+
+    /// The texts that a search finds, best first.
+    pub fn search(&self, args: &[&str]) -> Vec<String> {
+        let found = self.json(&[&["search"], args].concat());
+        let hits = found["hits"].as_array().expect("hits");
+        hits.iter().map(|hit| hit["text"].as_str().expect("a text").to_owned()).collect()
+    }
+}
+
+impl From<std::process::Output> for Ran {
+    fn from(output: std::process::Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+impl Ran {
+    pub fn of(command: &mut Command) -> Self {
+        Self::from(command.output().expect("the program runs"))
+    }
+
+    /// Fails the test where the exit code is another.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+
+    /// Fails the test where stderr lacks one of these.
+    #[track_caller]
+    pub fn says(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.stderr.contains(part), "no {part:?} in {self:#?}");
+        }
+        self
+    }
+}
+
+/// A library that cargo built for the tests.
+pub fn built(library: &str) -> PathBuf {
+    let test = env::current_exe().expect("this program");
+    test.parent().expect("its folder").join(library)
+}
+
+/// Folder of the repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// File name of a library.
+macro_rules! library {
+    ($name:literal) => {
+        if cfg!(windows) {
+            concat!($name, ".dll")
+        } else if cfg!(target_vendor = "apple") {
+            concat!("lib", $name, ".dylib")
+        } else {
+            concat!("lib", $name, ".so")
+        }
+    };
+}
+
+pub const CPU: &str = library!("magray_embed_cpu_plugin");
+pub const FLAT: &str = library!("magray_index_flat_plugin");
+pub const HNSW: &str = library!("magray_index_hnsw_plugin");
+pub const LRU: &str = library!("magray_cache_lru_plugin");
+pub const CHAOS: &str = library!("magray_chaos_plugin");
+pub const CRASH: &str = library!("magray_crash_plugin");

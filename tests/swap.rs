@@ -1,0 +1,101 @@
+//! One line of TOML, or one flag, swaps each of the three kinds of plugin.
+use crate::support::{CHAOS, CPU, FLAT, HNSW, Home, LRU, Ran};
+
+#[test]
+fn built_in_and_loaded_plugins_are_listed_with_what_they_are() {
+    let home = Home::new();
+    home.install(HNSW);
+    home.install(CPU);
+    let listed = home.run(&["plugin", "list"]).expect(0).stdout;
+    for part in ["magray-index-hnsw", "magray-embed-cpu", "magray-index-flat", "built in", HNSW, "sha256", "hnsw", "embedding", "index", "cache"] {
+        assert!(listed.contains(part), "no {part} in {listed}");
+    }
+    let info = home.run(&["plugin", "info", "hnsw"]).expect(0).stdout;
+    for part in ["magray-index-hnsw", "sha256", "ABI epoch 1", "rustc", "ef_search"] {
+        assert!(info.contains(part), "no {part} in {info}");
+    }
+    home.run(&["plugin", "info", "none-such"]).expect(1);
+}
+
+#[test]
+fn a_library_wins_over_the_built_in_of_the_same_name() {
+    let home = Home::new();
+    for library in [CPU, FLAT, LRU] {
+        home.install(library);
+    }
+    home.run(&["add", "through libraries"]).expect(0);
+    assert_eq!(home.search(&["libraries"]), ["through libraries"]);
+    // The trial of each file is on record only where it was really loaded.
+    let trials = std::fs::read_to_string(home.data().join("plugins/trials.json")).expect("trials");
+    for library in [CPU, FLAT, LRU] {
+        assert!(trials.contains(library), "{trials}");
+    }
+}
+
+#[test]
+fn a_flag_swaps_the_index() {
+    let home = Home::new();
+    home.install(HNSW);
+    let lines: Vec<String> = (0..1200).map(|i| format!("entry {i} says {}", i * i)).collect();
+    home.run_with_stdin(&["--index", "hnsw", "add", "--lines", "-", "-q"], lines.join("\n").as_bytes()).expect(0);
+    let hnsw = home.json(&["--index", "hnsw", "search", "entry 77 says 5929", "-k", "3"]);
+    let flat = home.json(&["--index", "flat", "search", "entry 77 says 5929", "-k", "3"]);
+    assert_eq!((&hnsw["index"], &flat["index"]), (&"hnsw".into(), &"flat".into()));
+    assert_eq!(hnsw["hits"][0]["text"], "entry 77 says 5929");
+    assert_eq!(hnsw["hits"][0]["id"], flat["hits"][0]["id"]);
+    let stats = home.json(&["--index", "hnsw", "stats"]);
+    assert!(stats["layers"][1]["sealed"].as_u64() >= Some(1000), "{stats}");
+}
+
+#[test]
+fn a_line_of_toml_swaps_each_kind() {
+    let home = Home::new();
+    home.install(HNSW);
+    home.install(CHAOS);
+    for (key, profile, field) in
+        [("ai.embedding", "chaos", Some("backend")), ("memory.index", "hnsw", Some("index")), ("memory.cache", "chaos", None)]
+    {
+        let file = home.file(&format!("{key}.toml"), format!("[{key}]\nprofile = \"{profile}\"\n"));
+        let config = file.to_str().expect("UTF-8");
+        home.run(&["--config", config, "add", "swapped by one line"]).expect(0);
+        let found = home.json(&["--config", config, "search", "swapped by one line"]);
+        assert_eq!(found["hits"][0]["text"], "swapped by one line", "{key}");
+        if let Some(field) = field {
+            assert_eq!(found[field], profile);
+        }
+    }
+}
+
+#[test]
+fn vectors_of_two_models_never_meet() {
+    let home = Home::new();
+    home.install(CHAOS);
+    home.run(&["add", "embedded by the default model"]).expect(0);
+    let ran = home.run(&["--backend", "chaos", "search", "embedded"]).expect(1);
+    ran.says(&["1 records have no vector of words"]);
+    home.run(&["--backend", "chaos", "add", "embedded by the default model"]).expect(0);
+    assert_eq!(home.search(&["--backend", "chaos", "embedded"]), ["embedded by the default model"]);
+    assert_eq!(home.search(&["embedded"]), ["embedded by the default model"]);
+}
+
+#[test]
+fn a_named_profile_carries_options() {
+    let home = Home::new();
+    home.install(CHAOS);
+    let file = home.file("profiles.toml", "[ai.embedding.profiles.broken]\nplugin = \"chaos\"\noptions = { fault = \"nan\" }\n");
+    let config = file.to_str().expect("UTF-8");
+    home.run(&["--config", config, "--backend", "broken", "add", "text"]).expect(3).says(&["'broken'", "NaN"]);
+    let file = home.file("typo.toml", "[ai.embedding.profiles.broken]\nplugin = \"chaos\"\noptions = { falt = \"nan\" }\n");
+    let ran = home.run(&["--config", file.to_str().expect("UTF-8"), "--backend", "broken", "add", "text"]);
+    ran.expect(3).says(&["falt", "fault"]);
+}
+
+#[test]
+fn a_profile_in_use_survives_a_broken_cache_policy() {
+    let home = Home::new();
+    home.install(CHAOS);
+    let text = "[memory.cache]\nprofile = \"bad\"\n[memory.cache.profiles.bad]\nplugin = \"chaos\"\noptions = { fault = \"panic_in_call\" }\n";
+    let file = home.file("cache.toml", text);
+    let mut command = home.command(&["--config", file.to_str().expect("UTF-8"), "add", "goes on"]);
+    Ran::of(&mut command).expect(0).says(&["cache is now off", "asked to panic in on_insert"]);
+}
