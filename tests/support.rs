@@ -9,34 +9,34 @@ use std::{
 use tempfile::TempDir;
 
 /// A data folder, and `magray` on it.
-pub struct Home {
+pub(crate) struct Home {
     dir: TempDir,
 }
 
 /// What a run left.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().expect("a temporary folder") }
     }
 
     /// The folder that holds everything of the test.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.path().join("data")
     }
 
     /// Writes a file below the home, and its folders.
-    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path().join(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("its folder");
         fs::write(&path, content).expect("the file");
@@ -44,12 +44,12 @@ impl Home {
     }
 
     /// Copies a built plugin into the home's plugin folder.
-    pub fn install(&self, library: &str) -> PathBuf {
+    pub(crate) fn install(&self, library: &str) -> PathBuf {
         self.file(&format!("plugins/{library}"), fs::read(built(library)).expect("the plugin is built"))
     }
 
     /// The program with nothing of the user's environment, and no plugin but those of this home.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_magray"));
         command
             .args(args)
@@ -63,11 +63,11 @@ impl Home {
         command
     }
 
-    pub fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
         Ran::of(&mut self.command(args))
     }
 
-    pub fn run_with_stdin(&self, args: &[&str], input: &[u8]) -> Ran {
+    pub(crate) fn run_with_stdin(&self, args: &[&str], input: &[u8]) -> Ran {
         let mut child = self
             .command(args)
             .stdin(Stdio::piped())
@@ -85,14 +85,14 @@ impl Home {
     }
 
     /// The answer as JSON, of a run that must succeed.
-    pub fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
         let ran = self.run(&args).expect(0);
         serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout))
     }
 
     /// The texts that a search finds, best first.
-    pub fn search(&self, args: &[&str]) -> Vec<String> {
+    pub(crate) fn search(&self, args: &[&str]) -> Vec<String> {
         let found = self.json(&[&["search"], args].concat());
         let hits = found["hits"].as_array().expect("hits");
         hits.iter().map(|hit| hit["text"].as_str().expect("a text").to_owned()).collect()
@@ -107,20 +107,20 @@ impl From<std::process::Output> for Ran {
 }
 
 impl Ran {
-    pub fn of(command: &mut Command) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
         Self::from(command.output().expect("the program runs"))
     }
 
     /// Fails the test where the exit code is another.
     #[track_caller]
-    pub fn expect(self, code: i32) -> Self {
+    pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
         self
     }
 
     /// Fails the test where stderr lacks one of these.
     #[track_caller]
-    pub fn says(self, parts: &[&str]) -> Self {
+    pub(crate) fn says(self, parts: &[&str]) -> Self {
         for part in parts {
             assert!(self.stderr.contains(part), "no {part:?} in {self:#?}");
         }
@@ -129,13 +129,13 @@ impl Ran {
 }
 
 /// A library that cargo built for the tests.
-pub fn built(library: &str) -> PathBuf {
+pub(crate) fn built(library: &str) -> PathBuf {
     let test = env::current_exe().expect("this program");
     test.parent().expect("its folder").join(library)
 }
 
 /// Folder of the repository.
-pub fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
@@ -152,9 +152,9 @@ macro_rules! library {
     };
 }
 
-pub const CPU: &str = library!("magray_embed_cpu_plugin");
-pub const FLAT: &str = library!("magray_index_flat_plugin");
-pub const HNSW: &str = library!("magray_index_hnsw_plugin");
-pub const LRU: &str = library!("magray_cache_lru_plugin");
-pub const CHAOS: &str = library!("magray_chaos_plugin");
-pub const CRASH: &str = library!("magray_crash_plugin");
+pub(crate) const CPU: &str = library!("magray_embed_cpu_plugin");
+pub(crate) const FLAT: &str = library!("magray_index_flat_plugin");
+pub(crate) const HNSW: &str = library!("magray_index_hnsw_plugin");
+pub(crate) const LRU: &str = library!("magray_cache_lru_plugin");
+pub(crate) const CHAOS: &str = library!("magray_chaos_plugin");
+pub(crate) const CRASH: &str = library!("magray_crash_plugin");

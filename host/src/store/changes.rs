@@ -114,7 +114,7 @@ pub(super) fn head(db: &Connection, space: SpaceId, layer: Layer) -> rusqlite::R
     let mut last = db.prepare_cached("SELECT max(seq) FROM changes WHERE space_id = ?1 AND layer = ?2")?;
     let last: Option<u64> = last.query_row((space, layer), |row| row.get(0))?;
     // A pruned log may be empty.
-    Ok(last.map_or_else(|| pruned(db, space, layer), Ok)?)
+    last.map_or_else(|| pruned(db, space, layer), Ok)
 }
 
 /// The last change that was dropped from the log.

@@ -1,6 +1,6 @@
 //! What the store holds, and whether it is sound.
 use super::{Layer, Store, StoreError, error::Fault, schema, writer::wal_bytes};
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ffi::SQLITE_CORRUPT_VTAB};
 
 /// What a store holds now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,15 +69,19 @@ impl Store {
     /// # Errors
     /// What keeps it from looking.
     pub fn check(&self) -> Result<Vec<String>, StoreError> {
-        let mut findings = match self.read(check_tables) {
-            // So damaged that SQLite gives up is a finding too.
-            Err(error @ StoreError::Damaged { .. }) => return Ok(vec![error.to_string()]),
-            findings => findings?,
-        };
+        let mut findings = found(self.read(check_tables))?;
         if self.writer.is_some() {
-            findings.extend(self.write(check_keywords)?);
+            findings.extend(found(self.write(check_keywords))?);
         }
         Ok(findings)
+    }
+}
+
+/// So damaged that SQLite gives up is a finding too.
+fn found(checked: Result<Vec<String>, StoreError>) -> Result<Vec<String>, StoreError> {
+    match checked {
+        Err(error @ StoreError::Damaged { .. }) => Ok(vec![error.to_string()]),
+        findings => findings,
     }
 }
 
@@ -109,12 +113,12 @@ fn check_tables(db: &Connection) -> Result<Vec<String>, Fault> {
     Ok(findings)
 }
 
-fn check_keywords(db: &Connection) -> Result<Option<String>, Fault> {
+fn check_keywords(db: &Connection) -> Result<Vec<String>, Fault> {
     // The 1 compares the index with the texts.
     match db.execute("INSERT INTO records_fts (records_fts, rank) VALUES ('integrity-check', 1)", []) {
-        Ok(_) => Ok(None),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
-            Ok(Some("the keyword index does not fit the texts".to_owned()))
+        Ok(_) => Ok(Vec::new()),
+        Err(error) if error.sqlite_error().is_some_and(|e| e.extended_code == SQLITE_CORRUPT_VTAB) => {
+            Ok(vec!["the keyword index does not fit the texts".to_owned()])
         }
         Err(error) => Err(error.into()),
     }

@@ -61,6 +61,10 @@ impl Kernel {
     }
 }
 
+/// How many numbers ahead rows are asked for. The processor does so by itself, but stops at the end
+/// of each page, and a row is half a page.
+const AHEAD: usize = 512;
+
 /// A register of numbers.
 ///
 /// Every method is unsafe for one reason: the processor must have the registers. `load` reads `LEN`
@@ -69,6 +73,8 @@ trait Lanes: Copy {
     const LEN: usize;
     unsafe fn zero() -> Self;
     unsafe fn load(from: *const f32) -> Self;
+    /// Asks for the cache line of an address, which need not be one.
+    unsafe fn prefetch(address: *const f32);
     unsafe fn load_first(from: *const f32, n: usize) -> Self;
     unsafe fn mul_add(self, factor: Self, sum: Self) -> Self;
     unsafe fn sum(self) -> f32;
@@ -181,6 +187,7 @@ unsafe fn step<V: Lanes, const Q: usize, const R: usize>(
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             let row: V = load(rows.add(r * dim), first);
+            
             for q in 0..Q {
                 sums[q] = row.mul_add(query[q], sums[q]);
             }
@@ -212,6 +219,8 @@ impl Lanes for [f32; 8] {
         // SAFETY: the caller vouches for eight numbers.
         unsafe { from.cast::<Self>().read_unaligned() }
     }
+    #[inline(always)]
+    unsafe fn prefetch(_address: *const f32) {}
     #[inline(always)]
     unsafe fn load_first(from: *const f32, n: usize) -> Self {
         // SAFETY: the caller vouches for `n` numbers.
@@ -262,6 +271,10 @@ mod x86 {
             unsafe { _mm512_loadu_ps(from) }
         }
         #[inline(always)]
+        unsafe fn prefetch(address: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        }
+        #[inline(always)]
         unsafe fn load_first(from: *const f32, n: usize) -> Self {
             unsafe { _mm512_maskz_loadu_ps((1 << n) - 1, from) }
         }
@@ -285,6 +298,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self {
             unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(address: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
         }
         #[inline(always)]
         unsafe fn load_first(from: *const f32, n: usize) -> Self {
