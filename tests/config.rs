@@ -45,7 +45,7 @@ fn a_wrong_variable_is_named() {
     let home = Home::new();
     let mut command = home.command(&["search", "x"]);
     command.env("MAGRAY_MEMORY__CACHE__PROFIL", "lru");
-    Ran::of(&mut command).expect(2).says(&["MAGRAY_MEMORY__CACHE__PROFIL", "profile"]);
+    Ran::of(&mut command).expect(2).says(&["MAGRAY_MEMORY__CACHE__PROFIL:", "MAGRAY_MEMORY__CACHE__PROFILE?"]);
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn faults_of_an_index_backend_never_hide_a_record() {
     home.run_with_stdin(&["add", "--lines", "-", "-q"], lines.join("\n").as_bytes()).expect(0);
     let faults = [
         ("panic_in_create", "asked to panic in create"),
-        ("panic_in_call", "asked to panic in search; searching exactly instead"),
+        ("panic_in_call", "asked to panic in search"),
         ("nan", "NaN; searching exactly instead"),
         ("drops_vectors", "holds 0 of 1101 vectors"),
     ];
@@ -166,9 +166,14 @@ fn faults_of_an_index_backend_never_hide_a_record() {
         let config = home.file(&format!("{fault}.toml"), format!("[memory.index]\nprofile = \"bad\"\n{profile}"));
         let config = config.to_str().expect("UTF-8");
         let added = home.run(&["--config", config, "add", "one more"]).expect(0);
-        let found = home.run(&["--config", config, "search", "the host survives 500", "--json"]).expect(0);
-        assert!(found.stdout.contains("the host survives 500"), "{fault}: {found:#?}");
-        assert!(added.stderr.contains(says) || found.stderr.contains(says), "{fault}: {added:#?} {found:#?}");
+        // The first search may find the snapshot of the last fault, and leaves one of its own.
+        let mut said = added.stderr;
+        for _ in 0..2 {
+            let found = home.run(&["--config", config, "search", "the host survives 500", "--json"]).expect(0);
+            assert!(found.stdout.contains("the host survives 500"), "{fault}: {found:#?}");
+            said += &found.stderr;
+        }
+        assert!(said.contains(says), "{fault}: {said}");
     }
     assert_eq!(home.search(&["the host survives 500", "-k", "1"]), ["the host survives 500"]);
 }

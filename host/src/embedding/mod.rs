@@ -108,7 +108,7 @@ impl Embedding {
                 continue;
             }
             let fault = if norm.is_finite() {
-                format!("it returned a vector of length {norm} where 1 is due")
+                format!("it returned a vector of length {norm:.3} where 1 is due")
             } else {
                 "it returned a vector with NaN, or left some of it unwritten".to_owned()
             };

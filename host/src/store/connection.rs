@@ -111,11 +111,7 @@ impl Readers {
 
     fn open(&self) -> Result<Connection, Fault> {
         if self.options.read_only {
-            return open(
-                &self.path,
-                OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-                &self.options,
-            );
+            return self.open_read_only();
         }
         // The log's shared memory has to be written even to read.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -123,4 +119,37 @@ impl Readers {
         connection.pragma_update(None, "query_only", true)?;
         Ok(connection)
     }
+
+    fn open_read_only(&self) -> Result<Connection, Fault> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = open(&self.path, flags, &self.options)?;
+        match connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())) {
+            Ok(()) => Ok(connection),
+            // The log's shared memory cannot be made in a folder that may not be written. Nobody
+            // else can write there either, so without a log the file is all there is.
+            Err(_) if self.has_no_log() => {
+                open(&immutable_uri(&self.path), flags | OpenFlags::SQLITE_OPEN_URI, &self.options)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn has_no_log(&self) -> bool {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        std::fs::metadata(log).map_or(true, |log| log.len() == 0)
+    }
+}
+
+/// The name by which SQLite opens a file that nobody changes.
+fn immutable_uri(path: &Path) -> PathBuf {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri.into()
 }

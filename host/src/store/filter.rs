@@ -28,7 +28,11 @@ pub struct Filter {
 impl Filter {
     /// The filter as a condition over `records`, and the values of its question marks.
     pub(super) fn condition(&self) -> (String, Vec<Value>) {
-        // The layer always stands there: it leads the index that covers the other columns.
+        if *self == Self::default() {
+            // A layer would make SQLite sort all records to list the newest.
+            return ("TRUE".to_owned(), Vec::new());
+        }
+        // Else a layer always stands there: it leads the index that covers the other columns.
         let layers = if self.layers.is_empty() { &Layer::ALL[..] } else { &self.layers[..] };
         let layers: Vec<String> = layers.iter().map(|&layer| (layer as u8).to_string()).collect();
         let mut sql = format!("records.layer IN ({})", layers.join(","));

@@ -63,7 +63,7 @@ impl Kernel {
 
 /// How many numbers ahead rows are asked for. The processor does so by itself, but stops at the end
 /// of each page, and a row is half a page.
-const AHEAD: usize = 512;
+const AHEAD: usize = 4096;
 
 /// A register of numbers.
 ///
@@ -187,7 +187,7 @@ unsafe fn step<V: Lanes, const Q: usize, const R: usize>(
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             let row: V = load(rows.add(r * dim), first);
-            
+            V::prefetch(rows.wrapping_add(r * dim + AHEAD));
             for q in 0..Q {
                 sums[q] = row.mul_add(query[q], sums[q]);
             }
