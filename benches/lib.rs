@@ -46,14 +46,24 @@ impl Ann {
         Ok(Self { dim, base, queries, truth, truth_len })
     }
 
-    /// The share of the nearest `k` that `found`, `[m, k]` row-major, names, over the first m queries.
+    /// The share of `found`, `[m, k]` row-major, that is as near by cosine as the k-th nearest vector,
+    /// over the first m queries. Less than the rounding of f32 apart (1e-6) is as near.
     pub fn recall(&self, k: usize, found: &[u64]) -> f64 {
         let rows = found.chunks_exact(k).zip(self.truth.chunks_exact(self.truth_len));
-        let hits = |(found, truth): (&[u64], &[u32])| {
-            truth[..k].iter().filter(|&&id| found.contains(&u64::from(id))).count()
-        };
-        rows.map(hits).sum::<usize>() as f64 / found.len() as f64
+        let hits = rows.zip(self.queries.chunks_exact(self.dim)).map(|((found, truth), query)| {
+            let cosine = |id: usize| {
+                let row = &self.base[id * self.dim..][..self.dim];
+                dot(query, row) / dot(row, row).sqrt() / dot(query, query).sqrt()
+            };
+            let enough = cosine(truth[k - 1] as usize) - 1e-6;
+            found.iter().filter(|&&id| cosine(id as usize) >= enough).count()
+        });
+        hits.sum::<usize>() as f64 / found.len() as f64
     }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
 /// The second dimension and the content of a two-dimensional array of `dtype` in NumPy's format 1.0.

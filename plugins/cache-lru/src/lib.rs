@@ -39,7 +39,7 @@ pub struct Lru {
     options: Options,
     entries: LruCache<u64, Entry>,
     /// Keys by time of insertion, oldest first; empty where entries do not age. One that was
-    /// removed or inserted again since stays until its time comes or half of them are such.
+    /// removed or inserted again since stays until it is the oldest or half of them are such.
     ages: VecDeque<Age>,
 }
 
@@ -110,7 +110,9 @@ impl CachePolicy for Lru {
     fn evict(&mut self, weight: u64, now_ms: u64, victims: &mut Vec<u64>) {
         let mut freed = 0u64;
         let ttl_ms = self.options.ttl_seconds.saturating_mul(1000);
-        while let Some(age) = self.ages.pop_front_if(|age| now_ms.saturating_sub(age.inserted_ms) >= ttl_ms) {
+        while let Some(age) = self.ages.pop_front_if(|age| {
+            now_ms.saturating_sub(age.inserted_ms) >= ttl_ms || !age.is_current(&self.entries)
+        }) {
             if age.is_current(&self.entries)
                 && let Some(entry) = self.entries.pop(&age.key)
             {

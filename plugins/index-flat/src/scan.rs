@@ -15,11 +15,11 @@ use std::{
 };
 
 /// Bytes of vectors in a block: it stays in the second-level cache while all queries pass over it.
-fn env(n:&str,d:usize)->usize{std::env::var(n).ok().and_then(|v|v.parse().ok()).unwrap_or(d)}
-#[allow(non_snake_case)] fn BLOCK_BYTES()->usize{env("BB",256)<<10}
+const BLOCK_BYTES: usize = 256 << 10;
 
-/// From so many queries on, a matrix product beats [`Kernel::dots`].
-#[allow(non_snake_case)] fn MATMUL_QUERIES()->usize{env("MQ",16)}
+/// From so many queries on, a matrix product beats [`Kernel::dots`]. Measured with AVX-512 at width 384:
+/// 21 ms against 17 for 16 queries over 100,000 rows, 28 against 29 for 32, 42 against 52 for 64.
+const MATMUL_QUERIES: usize = 32;
 
 /// Multiply-adds that are worth a thread: a millisecond or so, many times what it takes to start.
 const THREAD_WORK: usize = 4 << 20;
@@ -78,7 +78,7 @@ impl Scan<'_> {
 
     /// Ranges of positions among the candidates.
     fn blocks(&self, candidates: &Candidates) -> Vec<Range<usize>> {
-        let len = (BLOCK_BYTES() / 4 / self.rows.spec.dim).max(16);
+        let len = (BLOCK_BYTES / 4 / self.rows.spec.dim).max(16);
         let split = |range: Range<usize>| {
             let end = range.end;
             range.step_by(len).map(move |begin| begin..end.min(begin + len))
@@ -127,7 +127,7 @@ impl Scan<'_> {
     fn score(&self, block: Block<'_>, scores: &mut [f32]) {
         let (m, dim) = (self.norms.len(), self.rows.spec.dim);
         let n = scores.len() / m;
-        if m < MATMUL_QUERIES() {
+        if m < MATMUL_QUERIES {
             self.kernel.dots(dim, self.queries, block.vectors, scores);
         } else {
             let rows = MatRef::from_row_major_slice(block.vectors, n, dim);

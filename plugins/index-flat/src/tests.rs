@@ -34,7 +34,7 @@ fn steps(dim: usize) -> impl Strategy<Value = Vec<Step>> {
         3 => prop::collection::vec((id(), vector()), 0..30).prop_map(Step::Upsert),
         2 => prop::collection::vec(id(), 0..20).prop_map(Step::Remove),
         3 => (
-            prop::collection::vec(vector(), 1..20),
+            prop::collection::vec(vector(), 1..50),
             1usize..70,
             prop::option::of(prop::collection::btree_set(id(), 0..60)),
         )

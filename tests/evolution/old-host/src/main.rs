@@ -47,7 +47,7 @@ fn main() {
     let [library, kind, name] = &args[..] else { panic!("usage: LIBRARY KIND NAME") };
     let library = Box::leak(Box::new(unsafe { libloading::Library::new(library) }.expect("it opens")));
     let symbol = unsafe { library.get::<*const ()>(ROOT_SYMBOL) }.expect("it has a root");
-    let address = symbol.try_as_raw_ptr().expect("an address").cast_const().cast();
+    let address = unsafe { symbol.try_as_raw_ptr() }.expect("an address").cast_const().cast();
     let plugin = unsafe { PluginHandle::from_symbol(address, &OldHost) }.expect("it fits").expect("it starts");
     match kind.as_str() {
         "embedder" => {
