@@ -51,7 +51,9 @@ fn ids_that_name_nothing_or_too_much_are_said() {
 #[test]
 fn numbers_out_of_range_are_wrong_usage() {
     let home = Home::new();
-    for args in [&["search", "x", "-k", "0"][..], &["search", "x", "--min-score", "7"], &["list", "-n", "many"]] {
+    for args in
+        [&["search", "x", "-k", "0"][..], &["search", "x", "--min-score", "7"], &["list", "-n", "many"]]
+    {
         home.run(args).expect(2);
     }
 }
@@ -128,7 +130,9 @@ mod permissions {
         set_mode(&home, 0o555, 0o444);
         let found = Ran::of(&mut as_nobody(&home.command(&["search", "still here", "--json"]))).expect(0);
         assert!(found.stdout.contains("still here"));
-        Ran::of(&mut as_nobody(&home.command(&["add", "more"]))).expect(3).says(&["cannot be written", "writable"]);
+        Ran::of(&mut as_nobody(&home.command(&["add", "more"])))
+            .expect(3)
+            .says(&["cannot be written", "writable"]);
         set_mode(&home, 0o755, 0o644);
         assert_eq!(home.search(&["here"]), ["still here"]);
     }
@@ -138,7 +142,7 @@ mod permissions {
         let home = Home::new();
         let open = home.file("files/open.txt", "an open secret");
         let closed = home.file("files/closed.txt", "a closed secret");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("permissions");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("permissions");
         for folder in [home.path(), open.parent().expect("files")] {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("permissions");
         }

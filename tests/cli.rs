@@ -44,7 +44,9 @@ fn exit_codes_tell_found_from_nothing_and_from_wrong_usage() {
     home.run(&["search", "pets"]).expect(0);
     home.run(&["search", "pets", "--tag", "none-such"]).expect(1).says(&["nothing found"]);
     home.run(&["search", "pets", "--min-score", "0.999"]).expect(1);
-    home.run(&["search", "pets", "--layer", "cellar"]).expect(2).says(&["cellar", "interact", "insights", "assets"]);
+    home.run(&["search", "pets", "--layer", "cellar"])
+        .expect(2)
+        .says(&["cellar", "interact", "insights", "assets"]);
     home.run(&["search"]).expect(2);
     home.run(&["serach", "pets"]).expect(2).says(&["search"]);
     let blocked = home.file("not-a-folder", "");
@@ -69,7 +71,8 @@ fn a_word_that_the_model_does_not_know_is_said() {
 #[test]
 fn filters_hold() {
     let home = Home::new();
-    home.run(&["add", "alpha one", "--tag", "a", "--tag", "b", "--project", "p", "--layer", "assets"]).expect(0);
+    home.run(&["add", "alpha one", "--tag", "a", "--tag", "b", "--project", "p", "--layer", "assets"])
+        .expect(0);
     home.run(&["add", "alpha two", "--tag", "a", "--session", "s", "--layer", "interact"]).expect(0);
     home.run(&["add", "alpha three", "--kind", "idea"]).expect(0);
     let search = |args: &[&str]| {
@@ -122,7 +125,9 @@ fn forgetting_many_asks_first() {
 fn standard_input_and_files_are_read() {
     let home = Home::new();
     home.run_with_stdin(&["add", "-"], "one text\nof two lines\n".as_bytes()).expect(0);
-    let ran = home.run_with_stdin(&["add", "--lines", "-", "--json"], "first\n\n  second  \nthird".as_bytes()).expect(0);
+    let ran = home
+        .run_with_stdin(&["add", "--lines", "-", "--json"], "first\n\n  second  \nthird".as_bytes())
+        .expect(0);
     assert_eq!(ran.stdout.lines().count(), 3);
     let file = home.file("note.txt", "from a file");
     home.run(&["add", "--file", file.to_str().expect("UTF-8")]).expect(0);
@@ -131,7 +136,12 @@ fn standard_input_and_files_are_read() {
         .expect(0)
         .stdout
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["text"].as_str().expect("text").into())
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).expect("JSON")["text"]
+                .as_str()
+                .expect("text")
+                .into()
+        })
         .collect();
     texts.sort();
     assert_eq!(texts, ["first", "from a file", "one text\nof two lines", "second", "third"]);
@@ -183,7 +193,11 @@ fn a_snapshot_is_sealed_and_answers_like_the_tail() {
     let home = Home::new();
     let lines: Vec<String> = (0..1500).map(|i| format!("note number {i} about topic {}", i % 37)).collect();
     let before = {
-        home.run_with_stdin(&["add", "--lines", "-", "-q", "--data-dir", "tail"], lines[..900].join("\n").as_bytes()).expect(0);
+        home.run_with_stdin(
+            &["add", "--lines", "-", "-q", "--data-dir", "tail"],
+            lines[..900].join("\n").as_bytes(),
+        )
+        .expect(0);
         home.search(&["--data-dir", "tail", "topic 5", "-k", "20"])
     };
     home.run_with_stdin(&["add", "--lines", "-", "-q"], lines.join("\n").as_bytes()).expect(0);

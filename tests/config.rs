@@ -21,8 +21,16 @@ fn an_unknown_key_names_file_line_and_the_nearest_key() {
 #[test]
 fn a_bad_value_says_what_would_be_good() {
     let home = Home::new();
-    home.file("bad.toml", "[ai.embedding]\nbatch_size = \"many\"\n[memory.layers.interact]\nttl = \"soon\"\n");
-    home.run(&["config", "check", "bad.toml"]).expect(2).says(&["bad.toml:2", "batch_size", "bad.toml:4", "ttl"]);
+    home.file(
+        "bad.toml",
+        "[ai.embedding]\nbatch_size = \"many\"\n[memory.layers.interact]\nttl = \"soon\"\n",
+    );
+    home.run(&["config", "check", "bad.toml"]).expect(2).says(&[
+        "bad.toml:2",
+        "batch_size",
+        "bad.toml:4",
+        "ttl",
+    ]);
     home.file("broken.toml", "[ai.embedding\n");
     home.run(&["config", "check", "broken.toml"]).expect(2).says(&["broken.toml:1"]);
 }
@@ -31,13 +39,29 @@ fn a_bad_value_says_what_would_be_good() {
 fn later_layers_win_and_say_so() {
     let home = Home::new();
     let file = home.file("mine.toml", "[memory.index]\nprofile = \"hnsw\"\nseal_after = 77\n");
-    let mut command = home.command(&["--config", file.to_str().expect("UTF-8"), "--index", "flat", "config", "show", "--resolved"]);
+    let mut command = home.command(&[
+        "--config",
+        file.to_str().expect("UTF-8"),
+        "--index",
+        "flat",
+        "config",
+        "show",
+        "--resolved",
+    ]);
     let shown = Ran::of(command.env("MAGRAY_MEMORY__CACHE__TTL_SECONDS", "60")).expect(0).stdout;
-    let line = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key} in {shown}"));
+    let line = |key: &str| {
+        shown.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key} in {shown}"))
+    };
     assert!(line("seal_after").contains("77") && line("seal_after").contains("mine.toml:3"), "{shown}");
-    assert!(line("ttl_seconds").contains("60") && line("ttl_seconds").contains("MAGRAY_MEMORY__CACHE__TTL_SECONDS"));
+    assert!(
+        line("ttl_seconds").contains("60")
+            && line("ttl_seconds").contains("MAGRAY_MEMORY__CACHE__TTL_SECONDS")
+    );
     let index = shown.split("[memory.index]").nth(1).expect("the section");
-    assert!(index.trim_start().starts_with("profile = \"flat\"") && index.lines().nth(1).expect("a line").contains("flag"));
+    assert!(
+        index.trim_start().starts_with("profile = \"flat\"")
+            && index.lines().nth(1).expect("a line").contains("flag")
+    );
 }
 
 #[test]
@@ -45,7 +69,9 @@ fn a_wrong_variable_is_named() {
     let home = Home::new();
     let mut command = home.command(&["search", "x"]);
     command.env("MAGRAY_MEMORY__CACHE__PROFIL", "lru");
-    Ran::of(&mut command).expect(2).says(&["MAGRAY_MEMORY__CACHE__PROFIL:", "MAGRAY_MEMORY__CACHE__PROFILE?"]);
+    Ran::of(&mut command)
+        .expect(2)
+        .says(&["MAGRAY_MEMORY__CACHE__PROFIL:", "MAGRAY_MEMORY__CACHE__PROFILE?"]);
 }
 
 #[test]

@@ -76,8 +76,9 @@ fn an_interrupted_index_goes_on_where_it_was() {
     let home = Home::new();
     const FILES: u64 = 400;
     for file in 0..FILES {
-        let parts: Vec<String> =
-            (0..20).map(|part| format!("Part {part} of file {file}. {}", "It goes on for a while. ".repeat(30))).collect();
+        let parts: Vec<String> = (0..20)
+            .map(|part| format!("Part {part} of file {file}. {}", "It goes on for a while. ".repeat(30)))
+            .collect();
         home.file(&format!("files/{:02}/{file}.txt", file % 20), parts.join("\n\n"));
     }
     let database = home.data().join("magray.db-wal");
@@ -101,7 +102,11 @@ fn an_interrupted_index_goes_on_where_it_was() {
         home.run(&["stats"]);
     }
     let last = home.json(&["index", "files"]);
-    assert_eq!(last["files_indexed"].as_u64().unwrap() + last["files_unchanged"].as_u64().unwrap(), FILES, "{last}");
+    assert_eq!(
+        last["files_indexed"].as_u64().unwrap() + last["files_unchanged"].as_u64().unwrap(),
+        FILES,
+        "{last}"
+    );
     let mut passages = HashSet::new();
     for record in listed(&home) {
         let key = (record["path"].to_string(), record["line_start"].to_string(), record["text"].to_string());

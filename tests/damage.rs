@@ -24,7 +24,8 @@ fn damage_and_search(index: &str) {
     let home = Home::new();
     home.install(HNSW);
     let lines: Vec<String> = (0..1200).map(|i| format!("record {i} of the damaged index")).collect();
-    home.run_with_stdin(&["--index", index, "add", "--lines", "-", "-q"], lines.join("\n").as_bytes()).expect(0);
+    home.run_with_stdin(&["--index", index, "add", "--lines", "-", "-q"], lines.join("\n").as_bytes())
+        .expect(0);
     let search = ["--index", index, "search", "record 600 of the damaged index", "-k", "1", "--json"];
     let folder = home.data().join("index");
     let sealed = files(&folder);
@@ -35,7 +36,11 @@ fn damage_and_search(index: &str) {
             let file = if file.exists() { file.clone() } else { files(&folder)[number].clone() };
             let mut bytes = fs::read(&file).expect("its bytes");
             let at = bytes.len() * (number + 1) / (sealed.len() + 1);
-            if cut { bytes.truncate(at) } else { bytes[at] ^= 0x10 }
+            if cut {
+                bytes.truncate(at)
+            } else {
+                bytes[at] ^= 0x10
+            }
             fs::write(&file, bytes).expect("damaged");
             let ran = home.run(&search).expect(0).says(&["damaged", "rebuilt from the store"]);
             assert!(ran.stdout.contains("record 600 of the damaged index"), "{ran:#?}");

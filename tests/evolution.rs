@@ -1,10 +1,6 @@
 //! Plugins and hosts of different minor versions of the API work together, both ways round.
 use crate::support::{CHAOS, CPU, FLAT, Home, LRU, Ran, built, repository};
-use std::{
-    path::PathBuf,
-    process::Command,
-    sync::LazyLock,
-};
+use std::{path::PathBuf, process::Command, sync::LazyLock};
 
 /// Builds the plugin and the host of API 1.0, and returns where they are.
 static OLD: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -32,7 +28,8 @@ fn an_old_plugin_works_in_this_host() {
     let home = old_plugin_home();
     let info = home.run(&["plugin", "info", "old-letters"]).expect(0).stdout;
     assert!(info.contains("1.0.0"), "{info}");
-    let lines: Vec<String> = (0..1200).map(|i| format!("{} and {}", "abc".repeat(i % 7), "xyz".repeat(i % 11))).collect();
+    let lines: Vec<String> =
+        (0..1200).map(|i| format!("{} and {}", "abc".repeat(i % 7), "xyz".repeat(i % 11))).collect();
     let lines: Vec<String> = lines.iter().enumerate().map(|(i, line)| format!("{line} {i}")).collect();
     let with = ["--backend", "old-letters", "--index", "old-map", "--cache", "old-fifo"];
     let add = [&with[..], &["add", "--lines", "-", "-q"]].concat();

@@ -17,8 +17,12 @@ fn chaos() -> Vec<u8> {
 fn patched(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut bytes = bytes.to_vec();
-    let places: Vec<usize> =
-        bytes.windows(from.len()).enumerate().filter(|(_, window)| *window == from).map(|(at, _)| at).collect();
+    let places: Vec<usize> = bytes
+        .windows(from.len())
+        .enumerate()
+        .filter(|(_, window)| *window == from)
+        .map(|(at, _)| at)
+        .collect();
     assert!(!places.is_empty(), "{} is there", String::from_utf8_lossy(from));
     for at in places {
         bytes[at..at + to.len()].copy_from_slice(to);
@@ -51,7 +55,10 @@ fn libraries_cut_short_at_many_lengths() {
     for part in 1..16 {
         let home = home_with(&whole[..whole.len() * part / 16]);
         let ran = home.run(&["add", "the host survives"]).expect(0);
-        assert!(ran.stderr.contains("cut short") || ran.stderr.contains("no shared library"), "{part}/16: {ran:#?}");
+        assert!(
+            ran.stderr.contains("cut short") || ran.stderr.contains("no shared library"),
+            "{part}/16: {ran:#?}"
+        );
         home.run(&["--backend", "chaos", "search", "host"]).expect(2);
     }
 }
@@ -70,13 +77,22 @@ fn a_library_that_is_no_plugin_is_passed_over() {
 #[test]
 fn plugins_of_another_epoch_target_or_panic_strategy() {
     let whole = chaos();
-    survives(&home_with(&patched(&whole, b"\"abi_epoch\":1,", b"\"abi_epoch\":7,")), &["plugin ABI 7", "rebuild it"]);
+    survives(
+        &home_with(&patched(&whole, b"\"abi_epoch\":1,", b"\"abi_epoch\":7,")),
+        &["plugin ABI 7", "rebuild it"],
+    );
     let target = magray_plugin_api::manifest::TARGET.as_bytes();
     let other = [&target[..target.len() - 3], b"xyz"].concat();
     let (from, to) = ([b"\"target\":\"", target].concat(), [&b"\"target\":\""[..], &other].concat());
     survives(&home_with(&patched(&whole, &from, &to)), &["built for", "xyz"]);
-    survives(&home_with(&patched(&whole, b"\"panic\":\"unwind\"", b"\"panic\":\"abort\" ")), &["panic=\"abort\""]);
-    survives(&home_with(&patched(&whole, b"{\"abi_epoch\":1,", b"{\"abi_epoch\":1;")), &["manifest is unreadable"]);
+    survives(
+        &home_with(&patched(&whole, b"\"panic\":\"unwind\"", b"\"panic\":\"abort\" ")),
+        &["panic=\"abort\""],
+    );
+    survives(
+        &home_with(&patched(&whole, b"{\"abi_epoch\":1,", b"{\"abi_epoch\":1;")),
+        &["manifest is unreadable"],
+    );
 }
 
 #[test]
@@ -91,7 +107,11 @@ fn a_library_that_ends_the_process_that_loads_it() {
     let home = Home::new();
     home.install(CRASH);
     home.run(&["add", "the host survives"]).expect(0);
-    home.run(&["--cache", "crash", "search", "host"]).expect(3).says(&[CRASH, "crashed with signal", "trial process"]);
+    home.run(&["--cache", "crash", "search", "host"]).expect(3).says(&[
+        CRASH,
+        "crashed with signal",
+        "trial process",
+    ]);
     assert_eq!(home.search(&["host"]), ["the host survives"]);
 }
 
@@ -140,9 +160,11 @@ fn faults_of_an_embedding_backend() {
     home.install(CHAOS);
     home.run(&["add", "the host survives"]).expect(0);
     for (fault, code, says) in faults {
-        let options = format!("[ai.embedding.profiles.bad]\nplugin = \"chaos\"\noptions = {{ fault = \"{fault}\" }}\n");
+        let options =
+            format!("[ai.embedding.profiles.bad]\nplugin = \"chaos\"\noptions = {{ fault = \"{fault}\" }}\n");
         let config = home.file(&format!("{fault}.toml"), options);
-        let ran = home.run(&["--config", config.to_str().expect("UTF-8"), "--backend", "bad", "add", "a text"]);
+        let ran =
+            home.run(&["--config", config.to_str().expect("UTF-8"), "--backend", "bad", "add", "a text"]);
         ran.expect(code).says(&[says]);
     }
     assert_eq!(home.search(&["host", "-k", "1"]), ["the host survives"]);
@@ -162,14 +184,17 @@ fn faults_of_an_index_backend_never_hide_a_record() {
         ("drops_vectors", "holds 0 of 1101 vectors"),
     ];
     for (fault, says) in faults {
-        let profile = format!("[memory.index.profiles.bad]\nplugin = \"chaos\"\noptions = {{ fault = \"{fault}\" }}\n");
-        let config = home.file(&format!("{fault}.toml"), format!("[memory.index]\nprofile = \"bad\"\n{profile}"));
+        let profile =
+            format!("[memory.index.profiles.bad]\nplugin = \"chaos\"\noptions = {{ fault = \"{fault}\" }}\n");
+        let config =
+            home.file(&format!("{fault}.toml"), format!("[memory.index]\nprofile = \"bad\"\n{profile}"));
         let config = config.to_str().expect("UTF-8");
         let added = home.run(&["--config", config, "add", "one more"]).expect(0);
         // The first search may find the snapshot of the last fault, and leaves one of its own.
         let mut said = added.stderr;
         for _ in 0..2 {
-            let found = home.run(&["--config", config, "search", "the host survives 500", "--json"]).expect(0);
+            let found =
+                home.run(&["--config", config, "search", "the host survives 500", "--json"]).expect(0);
             assert!(found.stdout.contains("the host survives 500"), "{fault}: {found:#?}");
             said += &found.stderr;
         }

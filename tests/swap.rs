@@ -7,7 +7,18 @@ fn built_in_and_loaded_plugins_are_listed_with_what_they_are() {
     home.install(HNSW);
     home.install(CPU);
     let listed = home.run(&["plugin", "list"]).expect(0).stdout;
-    for part in ["magray-index-hnsw", "magray-embed-cpu", "magray-index-flat", "built in", HNSW, "sha256", "hnsw", "embedding", "index", "cache"] {
+    for part in [
+        "magray-index-hnsw",
+        "magray-embed-cpu",
+        "magray-index-flat",
+        "built in",
+        HNSW,
+        "sha256",
+        "hnsw",
+        "embedding",
+        "index",
+        "cache",
+    ] {
         assert!(listed.contains(part), "no {part} in {listed}");
     }
     let info = home.run(&["plugin", "info", "hnsw"]).expect(0).stdout;
@@ -37,7 +48,8 @@ fn a_flag_swaps_the_index() {
     let home = Home::new();
     home.install(HNSW);
     let lines: Vec<String> = (0..1200).map(|i| format!("entry {i} says {}", i * i)).collect();
-    home.run_with_stdin(&["--index", "hnsw", "add", "--lines", "-", "-q"], lines.join("\n").as_bytes()).expect(0);
+    home.run_with_stdin(&["--index", "hnsw", "add", "--lines", "-", "-q"], lines.join("\n").as_bytes())
+        .expect(0);
     let hnsw = home.json(&["--index", "hnsw", "search", "entry 77 says 5929", "-k", "3"]);
     let flat = home.json(&["--index", "flat", "search", "entry 77 says 5929", "-k", "3"]);
     assert_eq!((&hnsw["index"], &flat["index"]), (&"hnsw".into(), &"flat".into()));
@@ -52,9 +64,11 @@ fn a_line_of_toml_swaps_each_kind() {
     let home = Home::new();
     home.install(HNSW);
     home.install(CHAOS);
-    for (key, profile, field) in
-        [("ai.embedding", "chaos", Some("backend")), ("memory.index", "hnsw", Some("index")), ("memory.cache", "chaos", None)]
-    {
+    for (key, profile, field) in [
+        ("ai.embedding", "chaos", Some("backend")),
+        ("memory.index", "hnsw", Some("index")),
+        ("memory.cache", "chaos", None),
+    ] {
         let file = home.file(&format!("{key}.toml"), format!("[{key}]\nprofile = \"{profile}\"\n"));
         let config = file.to_str().expect("UTF-8");
         home.run(&["--config", config, "add", "swapped by one line"]).expect(0);
@@ -82,10 +96,18 @@ fn vectors_of_two_models_never_meet() {
 fn a_named_profile_carries_options() {
     let home = Home::new();
     home.install(CHAOS);
-    let file = home.file("profiles.toml", "[ai.embedding.profiles.broken]\nplugin = \"chaos\"\noptions = { fault = \"nan\" }\n");
+    let file = home.file(
+        "profiles.toml",
+        "[ai.embedding.profiles.broken]\nplugin = \"chaos\"\noptions = { fault = \"nan\" }\n",
+    );
     let config = file.to_str().expect("UTF-8");
-    home.run(&["--config", config, "--backend", "broken", "add", "text"]).expect(3).says(&["'broken'", "NaN"]);
-    let file = home.file("typo.toml", "[ai.embedding.profiles.broken]\nplugin = \"chaos\"\noptions = { falt = \"nan\" }\n");
+    home.run(&["--config", config, "--backend", "broken", "add", "text"])
+        .expect(3)
+        .says(&["'broken'", "NaN"]);
+    let file = home.file(
+        "typo.toml",
+        "[ai.embedding.profiles.broken]\nplugin = \"chaos\"\noptions = { falt = \"nan\" }\n",
+    );
     let ran = home.run(&["--config", file.to_str().expect("UTF-8"), "--backend", "broken", "add", "text"]);
     ran.expect(3).says(&["falt", "fault"]);
 }

@@ -149,7 +149,8 @@ impl Add {
             return terminal.print_json(&AddedJson { id: &added.ulid, layer, outcome });
         }
         let until = engine.expiry(self.layer.unwrap_or_else(|| engine.default_layer()));
-        let until = until.map_or_else(|| "for good".to_owned(), |ms| format!("until {}", &view::time(ms)[..10]));
+        let until =
+            until.map_or_else(|| "for good".to_owned(), |ms| format!("until {}", &view::time(ms)[..10]));
         terminal.print(format_args!("{GREEN}{outcome}{GREEN:#} {} in {layer}, kept {until}", added.ulid))
     }
 }

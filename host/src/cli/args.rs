@@ -1,6 +1,9 @@
 //! Arguments that several commands share.
 use crate::store::{Filter, Layer};
-use clap::{Args, builder::{PossibleValuesParser, TypedValueParser}};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -73,7 +76,8 @@ pub(super) struct Select {
 impl Select {
     pub(super) fn filter(&self) -> Filter {
         let source = self.source.as_ref().map(|path| {
-            let path = path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.clone());
+            let path =
+                path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.clone());
             let folder = path.is_dir();
             let mut path = path.to_string_lossy().into_owned();
             if folder && !path.ends_with(std::path::MAIN_SEPARATOR) {

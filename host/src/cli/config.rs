@@ -48,7 +48,9 @@ impl ConfigCommand {
                     Some(file) => Config::check(file)?,
                     None => resolve(global, terminal)?,
                 };
-                let what = checked.file.map_or_else(|| "defaults and environment".to_owned(), |file| file.display().to_string());
+                let what = checked
+                    .file
+                    .map_or_else(|| "defaults and environment".to_owned(), |file| file.display().to_string());
                 terminal.print(format_args!("{GREEN}ok{GREEN:#} {what}"))?;
             }
             Self::Init { file, force } => init(terminal, &file, force)?,

@@ -37,7 +37,11 @@ impl Forget {
             return Err(Failure::Usage("give either ids, or flags that select what to forget".into()));
         }
         let Some(engine) = open_to_read(global, terminal)? else { return Ok(Outcome::NothingFound) };
-        let forgotten = if self.ids.is_empty() { self.matching(&engine)? } else { self.named(&engine, terminal)? };
+        let forgotten = if self.ids.is_empty() {
+            self.matching(&engine, terminal)?
+        } else {
+            self.named(&engine, terminal)?
+        };
         super::upkeep(&engine);
         if terminal.json {
             terminal.print_json(&ForgottenJson { forgotten })?;
@@ -58,7 +62,7 @@ impl Forget {
         Ok(engine.store().forget(&ids)?)
     }
 
-    fn matching(&self, engine: &Engine) -> Result<usize, Failure> {
+    fn matching(&self, engine: &Engine, terminal: &Terminal) -> Result<usize, Failure> {
         let filter = self.select.filter();
         let count = engine.store().count(&filter)?;
         if count == 0 {
@@ -69,7 +73,7 @@ impl Forget {
                 return Err(Failure::Usage(format!("this would forget {count} records; add --yes to do it")));
             }
             let mut answer = String::new();
-            let _ = anstream::eprint!("forget {count} records? [y/N] ");
+            terminal.ask(&format!("forget {count} records? [y/N] "));
             io::stdin().lock().read_line(&mut answer).map_err(Failure::io("cannot read the answer"))?;
             if !matches!(answer.trim(), "y" | "Y" | "yes") {
                 return Ok(0);

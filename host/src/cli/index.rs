@@ -123,6 +123,11 @@ fn print(terminal: &Terminal, report: IndexReport, start: Instant) -> Result<(),
         (report.skipped.len() as u64, "files skipped (-v says why)"),
         (report.embedded, "older records embedded"),
     ];
-    parts.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
-    terminal.print(format_args!("{GREEN}indexed{GREEN:#} {} in {:.1} s", parts.join(", "), took.as_secs_f64()))
+    parts
+        .extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+    terminal.print(format_args!(
+        "{GREEN}indexed{GREEN:#} {} in {:.1} s",
+        parts.join(", "),
+        took.as_secs_f64()
+    ))
 }

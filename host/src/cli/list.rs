@@ -35,7 +35,11 @@ impl List {
                 continue;
             }
             let created = &view::time(record.created_ms)[..10];
-            let id = record.source.is_some().then(|| format!("  {DIM}{}{DIM:#}", record.ulid)).unwrap_or_default();
+            // A record of no file is called by its id already.
+            let id = match record.source {
+                Some(_) => format!("  {DIM}{}{DIM:#}", record.ulid),
+                None => String::new(),
+            };
             terminal.print(format_args!("{DIM}{created}{DIM:#}  {}{id}", view::heading(record, None)))?;
             terminal.print(format_args!("{}", view::snippet(&record.text, "", terminal.width(), 1)))?;
         }

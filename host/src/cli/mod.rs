@@ -100,7 +100,9 @@ impl Failure {
             Self::Usage(_) | Self::Config(_) | Self::Engine(EngineError::Invalid(_)) => USAGE,
             Self::Plugin(PluginError::Unknown { .. })
             | Self::Engine(EngineError::Plugin(PluginError::Unknown { .. })) => USAGE,
-            Self::Engine(EngineError::Store(StoreError::InvalidInput(_) | StoreError::AmbiguousId { .. })) => USAGE,
+            Self::Engine(EngineError::Store(
+                StoreError::InvalidInput(_) | StoreError::AmbiguousId { .. },
+            )) => USAGE,
             Self::Engine(EngineError::Interrupted) => INTERRUPTED,
             _ => FAILED,
         }

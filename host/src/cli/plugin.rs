@@ -72,13 +72,21 @@ fn list(terminal: &Terminal, plugins: &Plugins, folders: &[PathBuf]) -> Result<O
             terminal.print_json(&StatusJson::from(&status))?;
             continue;
         }
-        let place = status.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string());
+        let place =
+            status.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string());
         match (&status.manifest, &status.refusal) {
-            (_, Some(refusal)) => terminal.print(format_args!("{BOLD}{place}{BOLD:#}\n    not usable: {refusal}"))?,
+            (_, Some(refusal)) => {
+                terminal.print(format_args!("{BOLD}{place}{BOLD:#}\n    not usable: {refusal}"))?
+            }
             (Some(manifest), None) => {
                 let Manifest { id, version, summary, .. } = manifest;
-                let digest = status.sha256.as_ref().map_or(String::new(), |digest| format!("  sha256 {}", &digest[..16]));
-                terminal.print(format_args!("{BOLD}{id}{BOLD:#} {version}  {summary}\n    {DIM}{place}{digest}{DIM:#}"))?;
+                let digest = status
+                    .sha256
+                    .as_ref()
+                    .map_or(String::new(), |digest| format!("  sha256 {}", &digest[..16]));
+                terminal.print(format_args!(
+                    "{BOLD}{id}{BOLD:#} {version}  {summary}\n    {DIM}{place}{digest}{DIM:#}"
+                ))?;
                 for ComponentManifest { kind, name, .. } in &manifest.components {
                     terminal.print(format_args!("    {kind:<10} {CYAN}{name}{CYAN:#}"))?;
                 }

@@ -82,7 +82,8 @@ impl Search {
 
 fn print(terminal: &Terminal, query: &str, response: &SearchResponse) -> Result<(), Failure> {
     for SearchHit { score, record, passage } in &response.hits {
-        terminal.print(format_args!("{BOLD}{score:.2}{BOLD:#}  {}", view::heading(record, Some(passage.line))))?;
+        terminal
+            .print(format_args!("{BOLD}{score:.2}{BOLD:#}  {}", view::heading(record, Some(passage.line))))?;
         terminal.print(format_args!("{}\n", view::snippet(&passage.text, query, terminal.width(), 4)))?;
     }
     if response.unknown_words {

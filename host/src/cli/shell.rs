@@ -48,7 +48,9 @@ impl Man {
             return Ok(Outcome::Done);
         }
         let mut page = Vec::new();
-        clap_mangen::Man::new(command).render(&mut page).map_err(Failure::io("cannot render the manual page"))?;
+        clap_mangen::Man::new(command)
+            .render(&mut page)
+            .map_err(Failure::io("cannot render the manual page"))?;
         write_out(&page)
     }
 }

@@ -66,7 +66,11 @@ impl Stats {
             unembedded: engine.unembedded()?,
             layers: layers.collect(),
         };
-        if terminal.json { terminal.print_json(&json)? } else { print(terminal, &json)? }
+        if terminal.json {
+            terminal.print_json(&json)?
+        } else {
+            print(terminal, &json)?
+        }
         Ok(Outcome::Done)
     }
 }
@@ -74,14 +78,22 @@ impl Stats {
 fn print(terminal: &Terminal, stats: &StatsJson) -> Result<(), Failure> {
     let size = HumanBytes(stats.database_bytes + stats.wal_bytes);
     terminal.print(format_args!("{} ({size}, schema {})", stats.database, stats.schema_version))?;
-    terminal.print(format_args!("{} files; model {}, {} wide, by {}", stats.sources, stats.model, stats.dim, stats.backend))?;
+    terminal.print(format_args!(
+        "{} files; model {}, {} wide, by {}",
+        stats.sources, stats.model, stats.dim, stats.backend
+    ))?;
     if stats.unembedded > 0 {
         terminal.print(format_args!("{} records have no vector of this model", stats.unembedded))?;
     }
-    terminal.print(format_args!("\n{BOLD}{:<10} {:>9} {:>9}  {:<10} {:>9} {:>6}{BOLD:#}", "layer", "records", "vectors", "index", "sealed", "tail"))?;
+    terminal.print(format_args!(
+        "\n{BOLD}{:<10} {:>9} {:>9}  {:<10} {:>9} {:>6}{BOLD:#}",
+        "layer", "records", "vectors", "index", "sealed", "tail"
+    ))?;
     for layer in &stats.layers {
         let LayerJson { layer, records, vectors, index, sealed, tail } = layer;
-        terminal.print(format_args!("{layer:<10} {records:>9} {vectors:>9}  {index:<10} {sealed:>9} {tail:>6}"))?;
+        terminal.print(format_args!(
+            "{layer:<10} {records:>9} {vectors:>9}  {index:<10} {sealed:>9} {tail:>6}"
+        ))?;
     }
     Ok(())
 }

@@ -64,7 +64,11 @@ impl Terminal {
             _ => LevelFilter::TRACE,
         };
         self.logging.get_or_init(|| {
-            tracing_subscriber::fmt().with_max_level(level).with_writer(AboveBar::default).event_format(OneLine).init();
+            tracing_subscriber::fmt()
+                .with_max_level(level)
+                .with_writer(AboveBar::default)
+                .event_format(OneLine)
+                .init();
         });
     }
 
@@ -100,6 +104,12 @@ impl Terminal {
         print_above_bar(&format!("{RED}error:{RED:#} {text}"));
     }
 
+    /// Begins a line that the user ends.
+    pub(super) fn ask(&self, question: &str) {
+        // Nobody can be told that stderr is closed.
+        let _ = write!(anstream::stderr(), "{question}");
+    }
+
     /// Columns of the terminal, for wrapping; 100 where it is none.
     pub(super) fn width(&self) -> usize {
         console_width().clamp(40, 120)
@@ -109,7 +119,8 @@ impl Terminal {
     pub(super) fn progress(&self, unit: &str) -> Progress {
         let shown = !self.quiet && io::stderr().is_terminal();
         let bar = if shown { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        let template = format!("{{bar:30.cyan/dim}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}");
+        let template =
+            format!("{{bar:30.cyan/dim}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style.progress_chars("━━─"));
         }

@@ -88,7 +88,8 @@ pub(super) fn heading(record: &Record, line: Option<u32>) -> String {
 /// of `query` in bold.
 pub(super) fn snippet(text: &str, query: &str, width: usize, max_lines: usize) -> String {
     const INDENT: &str = "      ";
-    let words: Vec<String> = words_of(query).map(str::to_lowercase).filter(|word| word.chars().count() > 2).collect();
+    let words: Vec<String> =
+        words_of(query).map(str::to_lowercase).filter(|word| word.chars().count() > 2).collect();
     let mut lines = wrapped(text, width.saturating_sub(INDENT.len()));
     let cut = lines.len() > max_lines;
     lines.truncate(max_lines);

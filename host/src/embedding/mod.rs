@@ -11,7 +11,9 @@ use magray_plugin_api::{CallContext, Embedder, EmbedderInfo, Error as ApiError, 
 pub enum EmbeddingError {
     #[error("the embedding backend '{backend}' failed: {error}")]
     Backend { backend: String, error: ApiError },
-    #[error("the embedding backend '{backend}' is broken: {fault}; run `magray plugin list` to see where it comes from")]
+    #[error(
+        "the embedding backend '{backend}' is broken: {fault}; run `magray plugin list` to see where it comes from"
+    )]
     Broken { backend: String, fault: String },
 }
 
@@ -68,7 +70,12 @@ impl Embedding {
     ///
     /// # Errors
     /// [`EmbeddingError`].
-    pub fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role) -> Result<Vec<f32>, EmbeddingError> {
+    pub fn embed(
+        &self,
+        cx: &dyn CallContext,
+        texts: &[&str],
+        role: Role,
+    ) -> Result<Vec<f32>, EmbeddingError> {
         let dim = self.info().dim;
         let Some(cache) = &self.cache else { return self.compute(cx, texts, role) };
         let keys: Vec<_> = texts.iter().map(|text| cache::key(&self.info().space, role, text)).collect();

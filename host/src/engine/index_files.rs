@@ -100,7 +100,9 @@ impl Engine {
     ) -> Result<IndexReport, EngineError> {
         let mut report = IndexReport::default();
         let mut files = Vec::new();
-        for found in ingest::walk(&request.paths, &WalkOptions { hidden: request.hidden, follow_links: false }) {
+        for found in
+            ingest::walk(&request.paths, &WalkOptions { hidden: request.hidden, follow_links: false })
+        {
             check(cx)?;
             match found {
                 Ok(file) => files.push(file),
@@ -263,7 +265,8 @@ impl Engine {
         let listed: HashSet<String> = files.iter().map(|file| path_text(&file.path)).collect();
         // What is no text any more is listed, but has nothing to say.
         let no_text = report.skipped.iter().filter(|skipped| !skipped.is_error);
-        let no_text: HashSet<String> = no_text.filter_map(|skipped| skipped.path.as_deref().map(path_text)).collect();
+        let no_text: HashSet<String> =
+            no_text.filter_map(|skipped| skipped.path.as_deref().map(path_text)).collect();
         let mut vanished = Vec::new();
         for root in request.paths.iter().filter_map(|path| path.canonicalize().ok()) {
             for source in self.store.sources(&path_text(&root))? {

@@ -60,7 +60,11 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Invalid`] for an empty query, or another [`EngineError`].
-    pub fn search(&self, cx: &dyn CallContext, request: &SearchRequest) -> Result<SearchResponse, EngineError> {
+    pub fn search(
+        &self,
+        cx: &dyn CallContext,
+        request: &SearchRequest,
+    ) -> Result<SearchResponse, EngineError> {
         let query = request.query.trim();
         if query.is_empty() {
             return Err(EngineError::Invalid("the query is empty".into()));

@@ -8,7 +8,9 @@ use crate::{
     plugins::{PluginError, Plugins, is_corrupt},
     store::{Changes, Layer, SpaceId, Store},
 };
-use magray_plugin_api::{CallContext, ComponentKind, Error, ErrorCode, Hit, IdFilter, IndexSpec, Metric, SearchParams, VectorIndex};
+use magray_plugin_api::{
+    CallContext, ComponentKind, Error, ErrorCode, Hit, IdFilter, IndexSpec, Metric, SearchParams, VectorIndex,
+};
 use std::{
     fs::{self, File, TryLockError},
     ops::ControlFlow,
@@ -221,15 +223,16 @@ impl LayerIndex {
         let total = self.store.vector_count(self.settings.space, self.settings.layer)?;
         let mut done = 0;
         let mut failed = None;
-        let head = self.store.scan_vectors(self.settings.space, self.settings.layer, BATCH, |ids, vectors| {
-            if let Err(error) = index.upsert(cx, ids, vectors) {
-                failed = Some(error);
-                return ControlFlow::Break(());
-            }
-            done += ids.len() as u64;
-            cx.progress(done, total);
-            ControlFlow::Continue(())
-        })?;
+        let head =
+            self.store.scan_vectors(self.settings.space, self.settings.layer, BATCH, |ids, vectors| {
+                if let Err(error) = index.upsert(cx, ids, vectors) {
+                    failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+                done += ids.len() as u64;
+                cx.progress(done, total);
+                ControlFlow::Continue(())
+            })?;
         if let Some(error) = failed {
             return Err(self.failed(error));
         }
@@ -276,7 +279,12 @@ impl LayerIndex {
         let snapshot = snapshot::write(cx, dir, &identity, &*index, head)?;
         *self.write() = None;
         self.prune()?;
-        tracing::info!("{}: sealed {} vectors in {}", self.describe(), index.stats().live, snapshot.dir.display());
+        tracing::info!(
+            "{}: sealed {} vectors in {}",
+            self.describe(),
+            index.stats().live,
+            snapshot.dir.display()
+        );
         Ok(true)
     }
 
@@ -284,9 +292,8 @@ impl LayerIndex {
     fn prune(&self) -> Result<(), IndexError> {
         let LayerSettings { layer, space, dir, .. } = &self.settings;
         let backends = dir.parent().and_then(|layer| layer.read_dir().ok()).into_iter().flatten();
-        let newest = backends.filter_map(|backend| {
-            snapshot::sequence_numbers(&backend.ok()?.path()).first().copied()
-        });
+        let newest =
+            backends.filter_map(|backend| snapshot::sequence_numbers(&backend.ok()?.path()).first().copied());
         if let Some(covered_seq) = newest.min() {
             self.store.prune_changes(*space, *layer, covered_seq)?;
         }
@@ -315,7 +322,8 @@ impl LayerIndex {
 
     pub(super) fn stats(&self) -> Result<LayerIndexStats, IndexError> {
         let opened = self.open()?;
-        let waiting = self.store.changes_after(self.settings.space, self.settings.layer, opened.covered_seq)?;
+        let waiting =
+            self.store.changes_after(self.settings.space, self.settings.layer, opened.covered_seq)?;
         Ok(LayerIndexStats {
             layer: self.settings.layer,
             backend: self.settings.backend.clone(),

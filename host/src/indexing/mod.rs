@@ -54,7 +54,11 @@ impl Indexes {
                 dim: options.dim,
                 backend: options.backend.clone(),
                 options: options.options.clone(),
-                dir: options.dir.join(&hex(&options.space_digest)[..16]).join(layer.name()).join(&options.backend),
+                dir: options
+                    .dir
+                    .join(&hex(&options.space_digest)[..16])
+                    .join(layer.name())
+                    .join(&options.backend),
             };
             (layer, LayerIndex::new(settings, store.clone(), plugins.clone()))
         });

@@ -92,7 +92,9 @@ pub(super) fn verify(dir: PathBuf, identity: &Identity) -> Result<Snapshot, Unus
         return Err(Unusable::Stale(format!("format {} is not {FORMAT}", body.format)));
     }
     if body.identity != *identity {
-        return Err(Unusable::Stale("it was made by another version, with other options or for another model".into()));
+        return Err(Unusable::Stale(
+            "it was made by another version, with other options or for another model".into(),
+        ));
     }
     for file in &body.files {
         verify_file(&dir, file)?;

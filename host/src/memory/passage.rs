@@ -46,7 +46,11 @@ pub fn best_passages(
     Ok(records.iter().zip(&parts).map(|(record, parts)| passage(record, parts, &mut scores)).collect())
 }
 
-fn passage(record: &Record, parts: &[crate::ingest::Chunk], scores: &mut impl Iterator<Item = f32>) -> Passage {
+fn passage(
+    record: &Record,
+    parts: &[crate::ingest::Chunk],
+    scores: &mut impl Iterator<Item = f32>,
+) -> Passage {
     let first_line = record.source.as_ref().map_or(1, |source| source.line_start);
     let best = match parts {
         [] => return Passage { text: record.text.clone(), line: first_line },

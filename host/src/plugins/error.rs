@@ -28,7 +28,9 @@ pub enum Refusal {
     AbiEpoch { found: u32 },
     #[error("it was built for {found}, this host runs on {}; rebuild it for this target", manifest::TARGET)]
     Target { found: String },
-    #[error("it was built with panic=\"{found}\", so its first panic would end the host; rebuild it with panic=\"unwind\"")]
+    #[error(
+        "it was built with panic=\"{found}\", so its first panic would end the host; rebuild it with panic=\"unwind\""
+    )]
     PanicStrategy { found: String },
     #[error("its SHA-256 {found} is not among [plugins] allow; add it there if you trust the file")]
     NotAllowed { found: String },

@@ -92,7 +92,8 @@ fn read_manifest(file: &File) -> Result<Manifest, Refusal> {
     let not_a_library = |error: object::Error| Refusal::NotALibrary(error.to_string());
     let library = object::File::parse(&bytes).map_err(not_a_library)?;
     // The linker maps segments without looking at the file's end, and dies of SIGBUS there.
-    let ends = library.segments().map(|segment| segment.file_range()).map(|(at, size)| at.saturating_add(size));
+    let ends =
+        library.segments().map(|segment| segment.file_range()).map(|(at, size)| at.saturating_add(size));
     let expected = ends.max().unwrap_or(0);
     if expected > len {
         return Err(Refusal::Truncated { len, expected });

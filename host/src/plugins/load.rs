@@ -19,7 +19,8 @@ pub(super) fn load(file: PluginFile, pinned: bool, host: &'static dyn Host) -> R
     let symbol = unsafe { library.get::<*const ()>(ROOT_SYMBOL) }.map_err(|_| Refusal::NoEntryPoint)?;
     // SAFETY: it is the root symbol of a library that is never unloaded. Running a plugin's code is
     // what the user asked for by putting it into a plugin folder.
-    let started = unsafe { PluginHandle::from_symbol(symbol.try_as_raw_ptr().unwrap_or_default().cast(), host) };
+    let started =
+        unsafe { PluginHandle::from_symbol(symbol.try_as_raw_ptr().unwrap_or_default().cast(), host) };
     match started {
         Ok(handle) => handle.map_err(Refusal::Start),
         Err(RootError::NotARoot) => Err(Refusal::NoEntryPoint),

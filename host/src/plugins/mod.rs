@@ -63,7 +63,7 @@ enum Origin {
 #[derive(Debug)]
 enum State {
     /// Its manifest fits; nothing of it has run.
-    Found(Option<PluginFile>),
+    Found(Option<Box<PluginFile>>),
     Loaded(PluginHandle),
     Refused(String),
 }
@@ -170,7 +170,8 @@ impl Plugins {
 
     fn unknown(&self, kind: ComponentKind, name: &str) -> PluginError {
         let known: BTreeSet<_> = self.entries.iter().flat_map(Entry::components).collect();
-        let known: Vec<_> = known.into_iter().filter(|offered| offered.0 == kind).map(|offered| offered.1).collect();
+        let known: Vec<_> =
+            known.into_iter().filter(|offered| offered.0 == kind).map(|offered| offered.1).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         PluginError::Unknown { kind, name: name.to_owned(), known }
     }
@@ -219,7 +220,7 @@ impl Plugins {
             (Origin::Linked(plugin), _) => Ok(PluginHandle::linked(plugin, services(plugin.id))),
             (Origin::Library(_), Some(file)) => self.trust(&file).and_then(|()| {
                 let host = services(&file.manifest.id);
-                load::load(file, !self.options.allow.is_empty(), host)
+                load::load(*file, !self.options.allow.is_empty(), host)
             }),
             (Origin::Library(_), None) => return Err(None),
         };
@@ -253,7 +254,7 @@ impl Plugins {
 impl Entry {
     fn library(path: PathBuf) -> Self {
         let (manifest, state) = match PluginFile::inspect(&path) {
-            Ok(file) => (Some(file.manifest.clone()), State::Found(Some(file))),
+            Ok(file) => (Some(file.manifest.clone()), State::Found(Some(Box::new(file)))),
             Err(refusal) => {
                 // Any library may lie beside the program; one that was meant as a plugin is news.
                 match refusal {

@@ -2,8 +2,9 @@
 //! hashing words, which is a space of its own.
 #![expect(missing_debug_implementations, reason = "a test plugin")]
 use magray_plugin_api::{
-    CachePolicy, CallContext, Capabilities, CreateCachePolicy, CreateEmbedder, CreateVectorIndex, DeviceReport,
-    Embedder, EmbedderInfo, Hit, Host, IdFilter, IndexSpec, IndexStats, Result, Role, SearchParams, VectorIndex,
+    CachePolicy, CallContext, Capabilities, CreateCachePolicy, CreateEmbedder, CreateVectorIndex,
+    DeviceReport, Embedder, EmbedderInfo, Hit, Host, IdFilter, IndexSpec, IndexStats, Result, Role,
+    SearchParams, VectorIndex,
 };
 use serde::Deserialize;
 use std::{
@@ -58,7 +59,8 @@ impl CreateEmbedder for Chaos {
         assert!(fault != Fault::PanicInCreate, "asked to panic in create");
         host.observe("created", 1.0);
         let dim = if fault == Fault::ZeroWidth { 0 } else { DIM };
-        let info = EmbedderInfo { dim, max_tokens: usize::MAX, max_batch: 8, model: "words".into(), space: [9; 32] };
+        let info =
+            EmbedderInfo { dim, max_tokens: usize::MAX, max_batch: 8, model: "words".into(), space: [9; 32] };
         Ok(Self { fault, info })
     }
 }
@@ -82,7 +84,8 @@ impl Embedder for Chaos {
         for (text, row) in texts.iter().zip(out.chunks_exact_mut(DIM)) {
             row.fill(0.0);
             for word in text.split_whitespace() {
-                let hash = word.bytes().fold(7_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+                let hash =
+                    word.bytes().fold(7_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
                 row[hash % DIM] += 1.0;
             }
             let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(1.0);
