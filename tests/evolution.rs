@@ -4,7 +4,8 @@ use std::{path::PathBuf, process::Command, sync::LazyLock};
 
 /// Builds the plugin and the host of API 1.0, and returns where they are.
 static OLD: LazyLock<PathBuf> = LazyLock::new(|| {
-    let target = built("").ancestors().nth(2).expect("target/PROFILE/deps").to_owned();
+    // Apart, so that the program beside the tests does not find the old plugin.
+    let target = built("").ancestors().nth(3).expect("target/PROFILE/deps").join("evolution");
     let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet", "--locked", "--manifest-path"])
         .arg(repository().join("tests/evolution/Cargo.toml"))

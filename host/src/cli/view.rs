@@ -85,16 +85,21 @@ pub(super) fn heading(record: &Record, line: Option<u32>) -> String {
 }
 
 /// The text in lines of at most `width` columns, at most `max_lines` of them, each indented, words
-/// of `query` in bold.
+/// of `query` in bold. Line breaks and the indentation of code stay.
 pub(super) fn snippet(text: &str, query: &str, width: usize, max_lines: usize) -> String {
     const INDENT: &str = "      ";
     let words: Vec<String> =
         words_of(query).map(str::to_lowercase).filter(|word| word.chars().count() > 2).collect();
-    let mut lines = wrapped(text, width.saturating_sub(INDENT.len()));
-    let cut = lines.len() > max_lines;
-    lines.truncate(max_lines);
-    if let (true, Some(last)) = (cut, lines.last_mut()) {
-        last.push_str(" ...");
+    let shown = text.lines().filter(|line| !line.trim().is_empty());
+    let margin = shown.clone().map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
+    let mut lines: Vec<String> = Vec::new();
+    for line in shown {
+        lines.extend(wrapped(line.get(margin..).unwrap_or(line), width.saturating_sub(INDENT.len())));
+        if lines.len() > max_lines {
+            lines.truncate(max_lines);
+            lines.iter_mut().last().into_iter().for_each(|last| last.push_str(" ..."));
+            break;
+        }
     }
     let lines = lines.iter().map(|line| format!("{INDENT}{}", emphasised(line, &words)));
     lines.collect::<Vec<_>>().join("\n")
@@ -104,19 +109,21 @@ fn words_of(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
-/// Breaks at spaces; control characters, which a terminal would obey, become spaces.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let mut lines = vec![String::new()];
-    let mut columns = 0;
+/// One line in pieces of `width` columns, broken at spaces. Control characters, which a terminal
+/// would obey, become spaces.
+fn wrapped(line: &str, width: usize) -> Vec<String> {
+    let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let indent = &clean[..clean.len() - clean.trim_start().len()];
+    let mut lines = vec![indent.to_owned()];
+    let mut columns = indent.len();
     for word in clean.split_whitespace() {
         let len = word.chars().count();
-        if columns > 0 && columns + 1 + len > width {
-            lines.push(String::new());
-            columns = 0;
+        if columns > indent.len() && columns + 1 + len > width {
+            lines.push(indent.to_owned());
+            columns = indent.len();
         }
         let Some(line) = lines.last_mut() else { break };
-        if columns > 0 {
+        if columns > indent.len() {
             line.push(' ');
             columns += 1;
         }
@@ -151,6 +158,12 @@ mod tests {
     fn a_snippet_wraps_and_says_that_it_was_cut() {
         let shown = snippet("one two three four five six", "", 6 + 9, 2);
         assert_eq!(shown, "      one two\n      three ...");
+    }
+
+    #[test]
+    fn a_snippet_of_code_keeps_its_lines() {
+        let shown = snippet("    if ready {\n\n        go();\n    }", "", 80, 4);
+        assert_eq!(shown, "      if ready {\n          go();\n      }");
     }
 
     #[test]

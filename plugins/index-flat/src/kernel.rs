@@ -187,7 +187,6 @@ unsafe fn step<V: Lanes, const Q: usize, const R: usize>(
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             let row: V = load(rows.add(r * dim), first);
-            V::prefetch(rows.wrapping_add(r * dim + AHEAD));
             for q in 0..Q {
                 sums[q] = row.mul_add(query[q], sums[q]);
             }
