@@ -4,7 +4,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use magray_benches::Ann;
-use magray_index_hnsw::{Hnsw, Options};
+use magray_index_hnsw::{Hnsw, Options, Preset};
 use magray_plugin_api::{
     CreateVectorIndex, Hit, IdFilter, IndexSpec, Metric, Result, SearchParams, VectorIndex,
 };
@@ -20,6 +20,11 @@ fn cpu_seconds() -> f64 {
     // User and system time are the 14th and 15th field, the 2nd being a name in parentheses.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// The default preset takes four times as long to build.
+fn options() -> Options {
+    Options { preset: Preset::Ecommerce, ..Options::default() }
 }
 
 fn search(index: &Hnsw, query: &[f32], ef: u32, filter: Option<IdFilter<'_>>) -> Result<[Hit; K]> {
@@ -48,7 +53,7 @@ fn run(c: &mut Criterion, ann: &Ann) -> Result<()> {
     let spec = IndexSpec { dim: ann.dim, metric: Metric::Cosine };
     let ids: Vec<u64> = (0..(ann.base.len() / ann.dim) as u64).collect();
     let (started, cpu) = (Instant::now(), cpu_seconds());
-    let built = Hnsw::create(Options::default(), spec, HOST)?;
+    let built = Hnsw::create(options(), spec, HOST)?;
     built.upsert(&Cx::free(), &ids, &ann.base)?;
     let cpu = cpu_seconds() - cpu;
     let rate = ids.len() as f64 / cpu;
@@ -60,13 +65,13 @@ fn run(c: &mut Criterion, ann: &Ann) -> Result<()> {
     built.save(&Cx::free(), dir.path())?;
     eprintln!("hnsw: saved in {:.1?}, {:.1} CPU s", started.elapsed(), cpu_seconds() - cpu);
     let (started, cpu) = (Instant::now(), cpu_seconds());
-    let opened = Hnsw::open(Options::default(), spec, dir.path(), HOST)?;
+    let opened = Hnsw::open(options(), spec, dir.path(), HOST)?;
     eprintln!("hnsw: opened in {:.1?}, {:.1} CPU s", started.elapsed(), cpu_seconds() - cpu);
 
     let mut group = c.benchmark_group("hnsw");
     group.sample_size(10).throughput(Throughput::Elements(1));
     for (name, index) in [("built", &built), ("opened", &opened)] {
-        for ef in [10, 25, 50, 100, 200, 400] {
+        for ef in [10, 25, 50, 100, 200] {
             let cpu = cpu_seconds();
             let recall = recall(index, ann, ef)?;
             let rate = 1000.0 / (cpu_seconds() - cpu);

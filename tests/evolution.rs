@@ -1,21 +1,9 @@
 //! Plugins and hosts of different minor versions of the API work together, both ways round.
-use crate::support::{CHAOS, CPU, FLAT, Home, LRU, Ran, built, repository};
+use crate::support::{CHAOS, CPU, FLAT, Home, LRU, Ran, built, cargo};
 use std::{path::PathBuf, process::Command, sync::LazyLock};
 
-/// Builds the plugin and the host of API 1.0, and returns where they are.
-static OLD: LazyLock<PathBuf> = LazyLock::new(|| {
-    // Apart, so that the program beside the tests does not find the old plugin.
-    let target = built("").ancestors().nth(3).expect("target/PROFILE/deps").join("evolution");
-    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--locked", "--manifest-path"])
-        .arg(repository().join("tests/evolution/Cargo.toml"))
-        .env("CARGO_TARGET_DIR", &target)
-        .env_remove("RUSTFLAGS")
-        .output()
-        .expect("cargo runs");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    target.join("debug")
-});
+/// The folder with the plugin and the host of API 1.0.
+static OLD: LazyLock<PathBuf> = LazyLock::new(|| cargo("build", "tests/evolution"));
 
 fn old_plugin_home() -> Home {
     let home = Home::new();

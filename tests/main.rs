@@ -6,6 +6,7 @@ mod config;
 mod crash;
 mod damage;
 mod evolution;
+mod examples;
 mod plugin_zoo;
 mod support;
 mod swap;

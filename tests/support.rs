@@ -134,6 +134,25 @@ pub(crate) fn built(library: &str) -> PathBuf {
     test.parent().expect("its folder").join(library)
 }
 
+/// Runs `cargo COMMAND` in a workspace of its own inside the repository, and returns the folder of
+/// what it builds. That is apart from ours, so that no program finds these plugins beside it.
+pub(crate) fn cargo(command: &str, workspace: &str) -> PathBuf {
+    let target = built("").ancestors().nth(3).expect("target/PROFILE/deps").join("other-workspaces");
+    let ran = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args([command, "--quiet", "--locked", "--manifest-path"])
+        .arg(repository().join(workspace).join("Cargo.toml"))
+        .env("CARGO_TARGET_DIR", &target)
+        .output()
+        .expect("cargo runs");
+    assert!(
+        ran.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&ran.stdout),
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    target.join("debug")
+}
+
 /// Folder of the repository.
 pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()

@@ -22,6 +22,8 @@ use std::{
 const TAIL_BACKEND: &str = "flat";
 /// Vectors read from the store at a time.
 const BATCH: usize = 1024;
+/// How often to look for a snapshot that is not being replaced.
+const OPEN_ATTEMPTS: usize = 5;
 
 /// Which backend seals a layer, and where.
 #[derive(Clone, Debug)]
@@ -171,17 +173,26 @@ impl LayerIndex {
     fn open(&self) -> Result<State, IndexError> {
         let tail = self.plugins.index(TAIL_BACKEND, "{}", self.settings.spec(), None)?;
         let mut state = State { sealed: None, covered_seq: 0, tail, head: 0 };
-        for number in snapshot::sequence_numbers(&self.settings.dir) {
-            match self.open_snapshot(self.settings.dir.join(number.to_string())) {
-                Ok((sealed, Snapshot { covered_seq, .. })) => {
-                    state.sealed = Some(sealed);
-                    (state.covered_seq, state.head) = (covered_seq, covered_seq);
-                    break;
+        // A snapshot that another process replaces while it is opened makes way for a newer one.
+        for _ in 0..OPEN_ATTEMPTS {
+            let mut replaced = false;
+            for number in snapshot::sequence_numbers(&self.settings.dir) {
+                match self.open_snapshot(self.settings.dir.join(number.to_string())) {
+                    Ok((sealed, Snapshot { covered_seq, .. })) => {
+                        state.sealed = Some(sealed);
+                        (state.covered_seq, state.head) = (covered_seq, covered_seq);
+                        return Ok(state);
+                    }
+                    Err(Unusable::Gone) => replaced = true,
+                    Err(Unusable::Stale(why)) => {
+                        tracing::info!("{}: snapshot {number}: {why}", self.describe())
+                    }
+                    Err(Unusable::Damaged(why)) => self.set_aside(number, &why),
+                    Err(Unusable::Plugin(error)) => return Err(error.into()),
                 }
-                Err(Unusable::Gone) => {}
-                Err(Unusable::Stale(why)) => tracing::info!("{}: snapshot {number}: {why}", self.describe()),
-                Err(Unusable::Damaged(why)) => self.set_aside(number, &why),
-                Err(Unusable::Plugin(error)) => return Err(error.into()),
+            }
+            if !replaced {
+                break;
             }
         }
         Ok(state)
@@ -274,6 +285,7 @@ impl LayerIndex {
             Err(TryLockError::WouldBlock) => return Ok(false),
             Err(TryLockError::Error(error)) => return Err(cannot(error)),
         }
+        snapshot::clean(dir);
         let identity = self.identity()?;
         let (index, head) = self.next_snapshot(cx)?;
         let snapshot = snapshot::write(cx, dir, &identity, &*index, head)?;

@@ -7,6 +7,7 @@ use super::error::{IndexError, Unusable};
 use magray_plugin_api::{CallContext, Metric, VectorIndex};
 use serde::{Deserialize, Serialize};
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -14,6 +15,9 @@ use std::{
 
 const FORMAT: u32 = 1;
 const MANIFEST: &str = "manifest.json";
+/// How the names of folders begin that are not snapshots yet, or not any more.
+const BUILDING: &str = ".building-";
+const RETIRED: &str = ".retired-";
 
 /// What a snapshot must be, to be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,21 +141,42 @@ pub(super) fn write(
 ) -> Result<Snapshot, IndexError> {
     let target = dir.join(covered_seq.to_string());
     let failed = |error| IndexError::Write { path: target.clone(), error };
-    let building = tempfile::Builder::new().prefix(".building-").tempdir_in(dir).map_err(failed)?;
+    let building = tempfile::Builder::new().prefix(BUILDING).tempdir_in(dir).map_err(failed)?;
     index
         .save(cx, building.path())
         .map_err(|error| IndexError::Backend { backend: identity.backend.clone(), error })?;
     let manifest = manifest(building.path(), identity, index.stats().live, covered_seq).map_err(failed)?;
     write_durably(&building.path().join(MANIFEST), &manifest).map_err(failed)?;
-    // One of the same number is a stale or damaged one.
-    let _ = fs::remove_dir_all(&target);
+    // One of the same number is a stale one.
+    retire(&target);
     fs::rename(building.path(), &target).map_err(failed)?;
     sync_folder(dir).map_err(failed)?;
     for older in sequence_numbers(dir).into_iter().filter(|&number| number != covered_seq) {
-        // A reader that maps it keeps its pages; on Windows it stays until the next time.
-        let _ = fs::remove_dir_all(dir.join(older.to_string()));
+        retire(&dir.join(older.to_string()));
     }
     Ok(Snapshot { dir: target, covered_seq })
+}
+
+/// Removes a snapshot. It vanishes at once, so that no reader takes a half removed one for damaged;
+/// one that maps its files keeps their pages.
+fn retire(dir: &Path) {
+    let mut name = OsString::from(RETIRED);
+    name.push(dir.file_name().unwrap_or_default());
+    let retired = dir.with_file_name(name);
+    if fs::rename(dir, &retired).is_ok() {
+        // On Windows what is mapped stays, until `clean` comes by again.
+        let _ = fs::remove_dir_all(retired);
+    }
+}
+
+/// Removes what a writer that was killed has left in `dir`. Only for who holds its lock.
+pub(super) fn clean(dir: &Path) {
+    let left = |name: &str| name.starts_with(BUILDING) || name.starts_with(RETIRED);
+    for entry in dir.read_dir().into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(left) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn manifest(dir: &Path, identity: &Identity, count: u64, covered_seq: u64) -> io::Result<Vec<u8>> {

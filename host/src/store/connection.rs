@@ -125,9 +125,9 @@ impl Readers {
         let connection = open(&self.path, flags, &self.options)?;
         match connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())) {
             Ok(()) => Ok(connection),
-            // The log's shared memory cannot be made in a folder that may not be written. Nobody
-            // else can write there either, so without a log the file is all there is.
-            Err(_) if self.has_no_log() => {
+            // The log's shared memory cannot be made in a folder that may not be written. Without a
+            // log the file is all there is. What another user writes meanwhile may be missed.
+            Err(error) if cannot_make_log(&error) && self.has_no_log() => {
                 open(&immutable_uri(&self.path), flags | OpenFlags::SQLITE_OPEN_URI, &self.options)
             }
             Err(error) => Err(error.into()),
@@ -139,6 +139,10 @@ impl Readers {
         log.push("-wal");
         std::fs::metadata(log).map_or(true, |log| log.len() == 0)
     }
+}
+
+fn cannot_make_log(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
 }
 
 /// The name by which SQLite opens a file that nobody changes.

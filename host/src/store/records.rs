@@ -92,6 +92,15 @@ impl Store {
     /// `ReadOnly`, `Full`, `Busy`; some of them may then be deleted.
     pub fn expire(&self, now_ms: u64) -> Result<usize, StoreError> {
         let due = i64::try_from(now_ms).unwrap_or(i64::MAX);
+        // Most of the time nothing is due, and then nobody has to wait for the lock.
+        let any = self.read(|db| {
+            let mut any =
+                db.prepare_cached("SELECT EXISTS (SELECT 1 FROM records WHERE expires_ms <= ?1)")?;
+            Ok(any.query_row([due], |row| row.get::<_, bool>(0))?)
+        })?;
+        if !any {
+            return Ok(0);
+        }
         let mut expired = 0;
         loop {
             let batch = self.write(move |db| {

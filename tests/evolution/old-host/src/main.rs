@@ -48,7 +48,8 @@ fn main() {
     let library = Box::leak(Box::new(unsafe { libloading::Library::new(library) }.expect("it opens")));
     let symbol = unsafe { library.get::<*const ()>(ROOT_SYMBOL) }.expect("it has a root");
     let address = unsafe { symbol.try_as_raw_ptr() }.expect("an address").cast_const().cast();
-    let plugin = unsafe { PluginHandle::from_symbol(address, &OldHost) }.expect("it fits").expect("it starts");
+    let plugin =
+        unsafe { PluginHandle::from_symbol(address, &OldHost) }.expect("it fits").expect("it starts");
     match kind.as_str() {
         "embedder" => {
             let embedder = plugin.embedder(name, "{}").expect("an embedder");

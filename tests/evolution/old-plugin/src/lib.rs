@@ -1,8 +1,8 @@
 //! One component of each kind, built against plugin API 1.0.
 use magray_plugin_api::{
-    CachePolicy, CallContext, Capabilities, CreateCachePolicy, CreateEmbedder, CreateVectorIndex, DeviceReport,
-    Embedder, EmbedderInfo, Error, ErrorCode, Hit, Host, IdFilter, IndexSpec, IndexStats, Result, Role,
-    SearchParams, VectorIndex,
+    CachePolicy, CallContext, Capabilities, CreateCachePolicy, CreateEmbedder, CreateVectorIndex,
+    DeviceReport, Embedder, EmbedderInfo, Error, ErrorCode, Hit, Host, IdFilter, IndexSpec, IndexStats,
+    Result, Role, SearchParams, VectorIndex,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -29,7 +29,13 @@ impl CreateEmbedder for Letters {
     type Options = NoOptions;
     fn create(_: NoOptions, host: &'static dyn Host) -> Result<Self> {
         host.count("created", 1);
-        let info = EmbedderInfo { dim: 27, max_tokens: usize::MAX, max_batch: 64, model: "letters".into(), space: [7; 32] };
+        let info = EmbedderInfo {
+            dim: 27,
+            max_tokens: usize::MAX,
+            max_batch: 64,
+            model: "letters".into(),
+            space: [7; 32],
+        };
         Ok(Self(info))
     }
 }
@@ -52,7 +58,11 @@ impl Embedder for Letters {
         for (text, row) in texts.iter().zip(out.chunks_exact_mut(27)) {
             row.fill(0.0);
             for letter in text.bytes() {
-                row[if letter.is_ascii_alphabetic() { usize::from(letter.to_ascii_lowercase() - b'a') } else { 26 }] += 1.0;
+                row[if letter.is_ascii_alphabetic() {
+                    usize::from(letter.to_ascii_lowercase() - b'a')
+                } else {
+                    26
+                }] += 1.0;
             }
             let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
             row.iter_mut().for_each(|v| *v /= norm.max(1.0));
@@ -160,7 +170,9 @@ impl CachePolicy for Fifo {
     }
     fn evict(&mut self, weight: u64, _: u64, victims: &mut Vec<u64>) {
         let mut freed = 0;
-        while freed < weight && let Some((key, weight)) = self.0.pop_front() {
+        while freed < weight
+            && let Some((key, weight)) = self.0.pop_front()
+        {
             freed += weight;
             victims.push(key);
         }
