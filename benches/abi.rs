@@ -64,7 +64,8 @@ fn load(c: &mut Criterion) {
                     (file.path(), folder)
                 },
                 |(path, folder)| {
-                    Plugins::try_library(&path, folder.path()).expect("it loads");
+                    let verdict = Plugins::try_library(&path, folder.path());
+                    assert!(verdict.ends_with(':'), "{verdict}");
                     folder
                 },
                 BatchSize::PerIteration,

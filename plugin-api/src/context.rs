@@ -69,7 +69,7 @@ pub trait Host: Send + Sync {
     /// The folder that holds the user's models, one folder each. It may not exist.
     fn models_dir(&self) -> PathBuf;
 
-    /// Adds `value` to the counter `name`, which the host exports with the plugin's id as a label.
+    /// Adds `value` to the counter `name` of this plugin. The host decides where it shows.
     fn count(&self, name: &str, value: u64);
 
     /// Records one observation of `name` (seconds, bytes) for a histogram. Since 1.1: an older host

@@ -40,7 +40,7 @@ pub trait Embedder: Send + Sync + 'static {
     fn device(&self) -> DeviceReport;
 
     /// Writes into `out[i]` the number of tokens that [`Embedder::embed`] computes for `texts[i]`.
-    /// The host builds batches by these numbers.
+    /// The host may build batches by these numbers.
     ///
     /// # Errors
     /// `INVALID_INPUT` where the lengths differ.
@@ -56,7 +56,7 @@ pub trait Embedder: Send + Sync + 'static {
     /// After an error the content of `out` means nothing.
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()>;
 
-    /// Does now what the first call would otherwise wait for Since 1.1: an older host never
+    /// Does now what the first call would otherwise wait for. Since 1.1: an older host never
     /// calls it.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ pub trait Embedder: Send + Sync + 'static {
         Ok(())
     }
 
-    /// How well it is; cheap, for the host asks often.
+    /// How well it is; cheap, for the host may ask often.
     fn health(&self) -> Health {
         Health::ok()
     }

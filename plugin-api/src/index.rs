@@ -135,7 +135,7 @@ impl SearchParams {
     }
 }
 
-/// What an index can do; the host works around what it cannot.
+/// What an index can do.
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -219,14 +219,15 @@ pub trait VectorIndex: Send + Sync + 'static {
         out: &mut [Hit],
     ) -> Result<()>;
 
-    /// Writes everything under `dir`, which exists and is empty. The host adds checksums and moves
-    /// the folder into place, so a crash in the middle needs no care here.
+    /// Writes everything into files in `dir`, which exists and is empty; subfolders are not taken.
+    /// The host adds checksums and moves the folder into place, so a crash in the middle needs no
+    /// care here.
     ///
     /// # Errors
     /// `IO`.
     fn save(&self, cx: &dyn CallContext, dir: &Path) -> Result<()>;
 
-    /// Does now what the first search would otherwise wait for Since 1.1: an older host never
+    /// Does now what the first search would otherwise wait for. Since 1.1: an older host never
     /// calls it.
     ///
     /// # Errors
@@ -235,7 +236,7 @@ pub trait VectorIndex: Send + Sync + 'static {
         Ok(())
     }
 
-    /// How well it is; cheap, for the host asks often.
+    /// How well it is; cheap, for the host may ask often.
     fn health(&self) -> Health {
         Health::ok()
     }
@@ -277,10 +278,10 @@ pub trait CreateVectorIndex: VectorIndex + Sized {
     /// does not do.
     fn create(options: Self::Options, spec: IndexSpec, host: &'static dyn Host) -> Result<Self>;
 
-    /// Opens what [`VectorIndex::save`] wrote to `dir`, by the same or an older version of the
-    /// plugin. The host has verified that the files are as `save` left them, unless a user asked
-    /// it not to; a damaged one must still be an error and never undefined behaviour. `dir` is
-    /// read only; it may be deleted while the index is open.
+    /// Opens what [`VectorIndex::save`] wrote to `dir`, by the same version of the plugin with the
+    /// same options: any other the host discards and builds anew. The host has verified that the
+    /// files are as `save` left them; a damaged one must still be an error and never undefined
+    /// behaviour. `dir` is read only; it may be deleted while the index is open.
     ///
     /// # Errors
     /// `CORRUPT_DATA` where the files are damaged, of another width or metric, or of a version

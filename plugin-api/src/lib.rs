@@ -14,6 +14,7 @@
 //!
 //! impl CachePolicy for Fifo {
 //!     fn on_insert(&mut self, key: u64, weight: u64, _now_ms: u64) {
+//!         self.on_remove(key);
 //!         self.0.push_back((key, weight));
 //!     }
 //!     fn on_hit(&mut self, _key: u64, _now_ms: u64) {}
@@ -21,9 +22,9 @@
 //!         self.0.retain(|&(held, _)| held != key);
 //!     }
 //!     fn evict(&mut self, weight: u64, _now_ms: u64, victims: &mut Vec<u64>) {
-//!         let mut freed = 0;
+//!         let mut freed = 0_u64;
 //!         while freed < weight && let Some((key, weight)) = self.0.pop_front() {
-//!             freed += weight;
+//!             freed = freed.saturating_add(weight);
 //!             victims.push(key);
 //!         }
 //!     }
@@ -48,8 +49,8 @@
 //! ```
 //!
 //! # Rules for every kind
-//! - Calls block. The host makes them from its own worker threads, any number at once unless the
-//!   trait says otherwise. A plugin may own threads or a runtime of its own.
+//! - Calls block. The host makes them from threads of its own, any number at once unless the trait
+//!   says otherwise. A plugin may own threads or a runtime of its own.
 //! - A panic in any method, `create` and `Drop` included, is caught at the boundary and becomes
 //!   [`ErrorCode::PANICKED`] of that one call. So plugins must be built with `panic = "unwind"`.
 //! - Buffers belong to the caller. A method writes into the slice it is given and keeps nothing.

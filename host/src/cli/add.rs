@@ -148,9 +148,12 @@ impl Add {
         if terminal.json {
             return terminal.print_json(&AddedJson { id: &added.ulid, layer, outcome });
         }
+        if added.outcome == Stored::Refreshed {
+            return terminal.print(format_args!("{GREEN}refreshed{GREEN:#} {} in {layer}", added.ulid));
+        }
         let until = engine.expiry(self.layer.unwrap_or_else(|| engine.default_layer()));
         let until =
             until.map_or_else(|| "for good".to_owned(), |ms| format!("until {}", &view::time(ms)[..10]));
-        terminal.print(format_args!("{GREEN}{outcome}{GREEN:#} {} in {layer}, kept {until}", added.ulid))
+        terminal.print(format_args!("{GREEN}stored{GREEN:#} {} in {layer}, kept {until}", added.ulid))
     }
 }

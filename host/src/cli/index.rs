@@ -49,6 +49,7 @@ struct ReportJson {
     chunks_added: u64,
     chunks_kept: u64,
     chunks_removed: u64,
+    embedded: u64,
     took_ms: f64,
     skipped: Vec<SkippedJson>,
 }
@@ -107,6 +108,7 @@ fn print(terminal: &Terminal, report: IndexReport, start: Instant) -> Result<(),
             chunks_added: report.chunks_added,
             chunks_kept: report.chunks_kept,
             chunks_removed: report.chunks_removed,
+            embedded: report.embedded,
             took_ms: took.as_secs_f64() * 1000.0,
             skipped: report
                 .skipped

@@ -45,6 +45,7 @@ struct ResponseJson<'a> {
     index: &'a str,
     took_ms: f64,
     unembedded: u64,
+    unknown_words: bool,
     hits: Vec<HitJson<'a>>,
 }
 
@@ -124,6 +125,7 @@ fn print_json(terminal: &Terminal, query: &str, response: &SearchResponse) -> Re
         index: &response.index,
         took_ms: response.took.as_secs_f64() * 1000.0,
         unembedded: response.unembedded,
+        unknown_words: response.unknown_words,
         hits: hits.collect(),
     })
 }

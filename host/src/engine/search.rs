@@ -73,8 +73,8 @@ impl Engine {
         let start = Instant::now();
         let vector = vectors.embedding.embed(cx, &[query], Role::Query)?;
         let unknown_words = vector.iter().all(|&v| v == 0.0);
-        let filter = Filter { not_expired_at_ms: Some(now_ms()), ..request.filter.clone() };
-        let hits = if unknown_words { Vec::new() } else { self.nearest(cx, &vector, request.k, &filter)? };
+        let hits =
+            if unknown_words { Vec::new() } else { self.nearest(cx, &vector, request.k, &request.filter)? };
         let hits = self.fetch(cx, &vector, &hits, request.min_score)?;
         Ok(SearchResponse {
             hits,
@@ -96,13 +96,11 @@ impl Engine {
         filter: &Filter,
     ) -> Result<Vec<Hit>, EngineError> {
         let indexes = self.indexes()?;
-        // Layers are searched one by one, and expired records are few: only the rest needs a set.
-        let only_layers = Filter {
-            layers: filter.layers.clone(),
-            not_expired_at_ms: filter.not_expired_at_ms,
-            ..Filter::default()
-        };
-        let matching = if *filter == only_layers { None } else { Some(self.store.matching_ids(filter)?) };
+        // Layers are searched one by one, so they alone need no set of ids.
+        let only_layers = Filter { layers: filter.layers.clone(), ..Filter::default() };
+        let now = now_ms();
+        let filter = Filter { not_expired_at_ms: self.store.any_due(now)?.then_some(now), ..filter.clone() };
+        let matching = if filter == only_layers { None } else { Some(self.store.matching_ids(&filter)?) };
         let matching = matching.as_ref().map(crate::store::IdSet::as_filter);
         let layers: &[Layer] = if filter.layers.is_empty() { &Layer::ALL } else { &filter.layers };
         let mut hits = Vec::new();
@@ -125,10 +123,8 @@ impl Engine {
         let hits: Vec<&Hit> =
             hits.iter().filter(|hit| min_score.is_none_or(|least| hit.score >= least)).collect();
         let ids: Vec<RecordId> = hits.iter().map(|hit| RecordId::from_index_id(hit.id)).collect();
-        let now = now_ms();
-        let fresh = |record: &Record| record.expires_ms.is_none_or(|expires| expires > now);
-        let records = self.store.records(&ids)?.into_iter().filter(fresh);
-        let mut records: HashMap<RecordId, Record> = records.map(|record| (record.id, record)).collect();
+        let mut records: HashMap<RecordId, Record> =
+            self.store.records(&ids)?.into_iter().map(|record| (record.id, record)).collect();
         // One that another process has just forgotten is not there any more.
         let found: Vec<(f32, Record)> = hits
             .iter()
@@ -136,7 +132,7 @@ impl Engine {
             .collect();
         let borrowed: Vec<&Record> = found.iter().map(|(_, record)| record).collect();
         let passages = best_passages(cx, self.embedding()?, query, &borrowed)?;
-        self.store.touch(&ids, now);
+        self.store.touch(&ids, now_ms());
         let hits = found.into_iter().zip(passages);
         Ok(hits.map(|((score, record), passage)| SearchHit { score, record, passage }).collect())
     }

@@ -18,7 +18,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-/// The backend that scans the tail. It is linked in and exact.
+/// The backend that scans the tail: exact, and always the one that is linked in.
 const TAIL_BACKEND: &str = "flat";
 /// Vectors read from the store at a time.
 const BATCH: usize = 1024;
@@ -83,8 +83,7 @@ impl LayerIndex {
         Self { settings, store, plugins, state: RwLock::new(None) }
     }
 
-    /// The `k` nearest vectors of each row of `queries`, `[n, dim]`, best first, over everything
-    /// that was committed before the call, by this process or any other.
+    /// The `k` vectors nearest to `query`, `[dim]`, best first, over everything that was committed before the call, by this process or any other.
     pub(super) fn search(
         &self,
         cx: &dyn CallContext,
@@ -171,7 +170,7 @@ impl LayerIndex {
 
     /// The newest snapshot that verifies, or none; nothing of it is damaged in silence.
     fn open(&self) -> Result<State, IndexError> {
-        let tail = self.plugins.index(TAIL_BACKEND, "{}", self.settings.spec(), None)?;
+        let tail = self.plugins.linked_index(TAIL_BACKEND, self.settings.spec())?;
         let mut state = State { sealed: None, covered_seq: 0, tail, head: 0 };
         // A snapshot that another process replaces while it is opened makes way for a newer one.
         for _ in 0..OPEN_ATTEMPTS {
@@ -188,6 +187,10 @@ impl LayerIndex {
                         tracing::info!("{}: snapshot {number}: {why}", self.describe())
                     }
                     Err(Unusable::Damaged(why)) => self.set_aside(number, &why),
+                    Err(Unusable::Plugin(error @ PluginError::Call { .. })) => {
+                        tracing::warn!("{}: {error}; searching exactly instead", self.describe());
+                        return Ok(state);
+                    }
                     Err(Unusable::Plugin(error)) => return Err(error.into()),
                 }
             }
@@ -224,7 +227,7 @@ impl LayerIndex {
 
     /// Everything in the exact tail, without a snapshot.
     fn exact(&self, cx: &dyn CallContext) -> Result<State, IndexError> {
-        let tail = self.plugins.index(TAIL_BACKEND, "{}", self.settings.spec(), None)?;
+        let tail = self.plugins.linked_index(TAIL_BACKEND, self.settings.spec())?;
         let head = self.fill(cx, &*tail)?;
         Ok(State { sealed: None, covered_seq: 0, tail, head })
     }

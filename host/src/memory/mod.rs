@@ -1,4 +1,4 @@
-//! What makes a memory of records and vectors: ranking over layers, and the passage that answers.
+//! What makes a memory of records and vectors: the passage of a record that answers.
 mod passage;
 
 pub use passage::{Passage, best_passages};

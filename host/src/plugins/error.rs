@@ -36,6 +36,9 @@ pub enum Refusal {
     NotAllowed { found: String },
     #[error("{how} while it was being loaded in a trial process; rebuild it, or remove it")]
     Crashed { how: String },
+    /// The trial process found a refusal of its own, and this is its text.
+    #[error("{0}")]
+    Trial(String),
     #[error("the system's linker refused it: {0}")]
     Open(String),
     #[error("it has a manifest but no entry point; export it with magray_plugin_api::export_plugin!")]

@@ -21,6 +21,8 @@ pub(super) struct PluginFile {
 impl PluginFile {
     /// Reads the manifest: headers and one section, however large the library.
     pub(super) fn inspect(path: &Path) -> Result<Self, Refusal> {
+        // The linker takes a bare name for one in its own folders.
+        let path = &std::path::absolute(path).map_err(Refusal::Read)?;
         let file = File::open(path).map_err(Refusal::Read)?;
         refuse_world_writable(path, &file.metadata().map_err(Refusal::Read)?)?;
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {

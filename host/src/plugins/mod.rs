@@ -112,21 +112,24 @@ impl Plugins {
             };
             let refusal = match &*entry.state() {
                 State::Refused(refusal) => Some(refusal.clone()),
-                _ => None,
+                _ => sha256.clone().and_then(|digest| self.allowed(digest).err()).map(|why| why.to_string()),
             };
             PluginStatus { path, manifest: entry.manifest.clone(), sha256, refusal }
         })
     }
 
-    /// Loads the library at `path` and starts it; what the trial process does.
-    ///
-    /// # Errors
-    /// [`PluginError::Refused`].
-    pub fn try_library(path: &Path, data_dir: &Path) -> Result<(), PluginError> {
-        let refused = |refusal| PluginError::Refused { path: path.to_owned(), refusal };
-        let file = PluginFile::inspect(path).map_err(refused)?;
-        let services = Services { plugin: file.manifest.id.clone(), data_dir: data_dir.to_owned() };
-        load::load(file, false, services.leak()).map(drop).map_err(refused)
+    /// Loads the library at `path` and starts it, which is what the trial process is for. Returns
+    /// what that process has to print.
+    pub fn try_library(path: &Path, data_dir: &Path) -> String {
+        let load = || {
+            let file = PluginFile::inspect(path)?;
+            let services = Services { plugin: file.manifest.id.clone(), data_dir: data_dir.to_owned() };
+            load::load(file, false, services.leak())
+        };
+        match load() {
+            Ok(_) => trial::VERDICT.to_owned(),
+            Err(refusal) => format!("{} {refusal}", trial::VERDICT),
+        }
     }
 
     /// Makes the embedding backend `name`; `options` is a JSON object.
@@ -149,6 +152,26 @@ impl Plugins {
         dir: Option<&Path>,
     ) -> Result<Box<dyn VectorIndex>, PluginError> {
         self.make(ComponentKind::Index, name, |handle| handle.index(name, options, spec, dir))
+    }
+
+    /// Makes an empty index by a backend that is linked in, whatever libraries there are.
+    ///
+    /// # Errors
+    /// [`PluginError`].
+    pub fn linked_index(&self, name: &str, spec: IndexSpec) -> Result<Box<dyn VectorIndex>, PluginError> {
+        let offers = |entry: &&Entry| {
+            matches!(entry.origin, Origin::Linked(_)) && entry.offers(ComponentKind::Index, name)
+        };
+        let unknown = || self.unknown(ComponentKind::Index, name);
+        let entry = self.entries.iter().find(offers).ok_or_else(unknown)?;
+        let handle = self.handle(entry).map_err(|error| error.unwrap_or_else(unknown))?;
+        let (kind, name, origin) = (ComponentKind::Index, name.to_owned(), entry.describe());
+        handle.index(&name, "{}", spec, None).map_err(|error| PluginError::Call {
+            kind,
+            name: name.clone(),
+            origin,
+            error,
+        })
     }
 
     /// Makes the cache policy `name`.
@@ -176,33 +199,29 @@ impl Plugins {
         PluginError::Unknown { kind, name: name.to_owned(), known }
     }
 
-    /// Makes a component by the first plugin that offers and can be loaded. One that cannot is
-    /// passed over with a warning, and is the error where no other offers.
+    /// Makes a component by the first plugin that offers it and can be loaded. One that cannot is
+    /// passed over with a warning, and is the error where there is no other.
     fn make<T>(
         &self,
         kind: ComponentKind,
         name: &str,
         make: impl Fn(&PluginHandle) -> magray_plugin_api::Result<T>,
     ) -> Result<T, PluginError> {
-        let mut refused = None;
+        let mut refused = Vec::new();
         for entry in self.entries.iter().filter(|entry| entry.offers(kind, name)) {
-            match self.handle(entry) {
-                Ok(handle) => {
-                    return make(&handle).map_err(|error| PluginError::Call {
-                        kind,
-                        name: name.to_owned(),
-                        origin: entry.describe(),
-                        error,
-                    });
+            let handle = match self.handle(entry) {
+                Ok(handle) => handle,
+                Err(error) => {
+                    refused.extend(error);
+                    continue;
                 }
-                Err(Some(error)) => {
-                    tracing::warn!("{error}");
-                    refused = Some(error);
-                }
-                Err(None) => {}
-            }
+            };
+            refused.iter().for_each(|error| tracing::warn!("{error}"));
+            let origin = || entry.describe();
+            let failed = |error| PluginError::Call { kind, name: name.to_owned(), origin: origin(), error };
+            return make(&handle).map_err(failed);
         }
-        Err(refused.unwrap_or_else(|| self.unknown(kind, name)))
+        Err(refused.pop().unwrap_or_else(|| self.unknown(kind, name)))
     }
 
     /// The loaded plugin; `Err(None)` where it was refused, and reported, before.
@@ -242,12 +261,16 @@ impl Plugins {
 
     fn trust(&self, file: &PluginFile) -> Result<(), Refusal> {
         if !self.options.allow.is_empty() {
-            let found = file.sha256()?;
-            if !self.options.allow.contains(&found) {
-                return Err(Refusal::NotAllowed { found });
-            }
+            self.allowed(file.sha256()?)?;
         }
         self.trials.check(file)
+    }
+
+    fn allowed(&self, found: String) -> Result<(), Refusal> {
+        if self.options.allow.is_empty() || self.options.allow.contains(&found) {
+            return Ok(());
+        }
+        Err(Refusal::NotAllowed { found })
     }
 }
 

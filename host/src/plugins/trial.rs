@@ -12,6 +12,9 @@ use std::{
     time::Duration,
 };
 
+/// What the child prints at its end: this alone where the plugin has started, else with the reason
+/// why not. A library that ends the process prints neither.
+pub(super) const VERDICT: &str = "magray-trial:";
 /// A constructor that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -72,38 +75,39 @@ fn run(program: &Path, path: &Path) -> Result<(), Refusal> {
         .args(["plugin", "trial"])
         .arg(path)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .map_err(|error| crashed(format!("'{}' could not be run ({error})", program.display())))?;
     // The pipe closes when the child ends, however it ends: that is what is waited for.
-    let mut stderr = child.stderr.take();
+    let mut stdout = child.stdout.take();
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut text = String::new();
-        if let Some(stderr) = &mut stderr {
-            let _ = stderr.read_to_string(&mut text);
+        if let Some(stdout) = &mut stdout {
+            let _ = stdout.read_to_string(&mut text);
         }
         let _ = sender.send(text);
     });
-    let said = receiver.recv_timeout(PATIENCE);
-    if said.is_err() {
+    let Ok(verdict) = receiver.recv_timeout(PATIENCE) else {
         let _ = child.kill();
-    }
+        let _ = child.wait();
+        return Err(crashed(format!("it hung for {} s", PATIENCE.as_secs())));
+    };
     let status = child.wait().map_err(|error| crashed(format!("it could not be waited for ({error})")))?;
-    match said {
-        Err(_) => Err(crashed(format!("it hung for {} s", PATIENCE.as_secs()))),
-        // A refusal that the child explained is found again, and reported, by this process.
-        Ok(_) if status.code().is_some_and(|code| code <= 3) => Ok(()),
-        Ok(said) => Err(crashed(describe(status, &said))),
+    // Whatever a library prints while it loads comes before the verdict.
+    let verdict = verdict.lines().last().and_then(|line| line.strip_prefix(VERDICT));
+    match verdict {
+        Some("") if status.success() => Ok(()),
+        Some(refusal) if !refusal.is_empty() => Err(Refusal::Trial(refusal.trim_start().to_owned())),
+        _ => Err(crashed(describe(status))),
     }
 }
 
-fn describe(status: ExitStatus, said: &str) -> String {
+fn describe(status: ExitStatus) -> String {
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
         return format!("it crashed with signal {signal}");
     }
-    let last = said.lines().last().unwrap_or_default();
-    format!("it ended the process with {status} {last}")
+    format!("it ended the process with {status}")
 }

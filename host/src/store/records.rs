@@ -86,6 +86,19 @@ impl Store {
         })
     }
 
+    /// Whether any record is due for deletion.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn any_due(&self, now_ms: u64) -> Result<bool, StoreError> {
+        let due = i64::try_from(now_ms).unwrap_or(i64::MAX);
+        self.read(|db| {
+            let mut any =
+                db.prepare_cached("SELECT EXISTS (SELECT 1 FROM records WHERE expires_ms <= ?1)")?;
+            Ok(any.query_row([due], |row| row.get(0))?)
+        })
+    }
+
     /// Deletes the records that were due at `now_ms` or before. Returns how many.
     ///
     /// # Errors
@@ -93,12 +106,7 @@ impl Store {
     pub fn expire(&self, now_ms: u64) -> Result<usize, StoreError> {
         let due = i64::try_from(now_ms).unwrap_or(i64::MAX);
         // Most of the time nothing is due, and then nobody has to wait for the lock.
-        let any = self.read(|db| {
-            let mut any =
-                db.prepare_cached("SELECT EXISTS (SELECT 1 FROM records WHERE expires_ms <= ?1)")?;
-            Ok(any.query_row([due], |row| row.get::<_, bool>(0))?)
-        })?;
-        if !any {
+        if !self.any_due(now_ms)? {
             return Ok(0);
         }
         let mut expired = 0;

@@ -1,6 +1,6 @@
 //! Conformance checks for magray plugins: what the contract in `magray-plugin-api` asks, as code.
 //!
-//! An author runs them in a unit test; `magray plugin check` runs the same ones over a built library.
+//! An author runs them in a unit test, over a type of the plugin.
 //!
 //! ```
 //! use magray_plugin_api::{CachePolicy, Result};
