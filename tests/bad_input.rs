@@ -35,7 +35,7 @@ fn missing_files_are_named() {
     let home = Home::new();
     home.run(&["add", "--file", "no-such.txt"]).expect(3).says(&["no-such.txt"]);
     home.file("here/note.txt", "something to find");
-    home.run(&["index", "here", "not-here"]).expect(2).says(&["not-here", "no such file"]);
+    home.run(&["index", "here", "not-here"]).expect(3).says(&["not-here", "no such file"]);
     assert_eq!(home.search(&["something"]), ["something to find"]);
     home.run(&["--config", "no-such.toml", "search", "x"]).expect(2).says(&["no-such.toml"]);
 }
@@ -148,7 +148,7 @@ mod permissions {
         }
         let files = open.parent().expect("files").to_str().expect("UTF-8");
         let mut command = as_nobody(&home.command(&["index", files]));
-        Ran::of(&mut command).expect(2).says(&["closed.txt", "ermission"]);
+        Ran::of(&mut command).expect(3).says(&["closed.txt", "ermission"]);
         let found = Ran::of(&mut as_nobody(&home.command(&["search", "secret", "--json"]))).expect(0);
         assert!(found.stdout.contains("an open secret") && !found.stdout.contains("a closed secret"));
     }

@@ -23,12 +23,14 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn damage_and_search(index: &str) {
     let home = Home::new();
     home.install(HNSW);
-    let lines: Vec<String> = (0..1200).map(|i| format!("record {i} of the damaged index")).collect();
-    home.run_with_stdin(&["--index", index, "add", "--lines", "-", "-q"], lines.join("\n").as_bytes())
-        .expect(0);
+    let config = home.file("seal-early.toml", "[memory.index]\nseal_after = 100\n");
+    let config = config.to_str().expect("UTF-8");
+    let lines: Vec<String> = (0..120).map(|i| format!("record {i} of the damaged index")).collect();
+    let add = ["--config", config, "--index", index, "add", "--lines", "-", "-q"];
+    home.run_with_stdin(&add, lines.join("\n").as_bytes()).expect(0);
     let search = [
         "--config",
-        "seal-early.toml",
+        config,
         "--index",
         index,
         "search",

@@ -137,7 +137,7 @@ pub(crate) fn built(library: &str) -> PathBuf {
 /// Runs `cargo COMMAND` in a workspace of its own inside the repository, and returns the folder of
 /// what it builds. That is apart from ours, so that no program finds these plugins beside it.
 pub(crate) fn cargo(command: &str, workspace: &str) -> PathBuf {
-    let target = built("").ancestors().nth(3).expect("target/PROFILE/deps").join("other-workspaces");
+    let target = built("").ancestors().nth(2).expect("target/PROFILE/deps").join("other-workspaces");
     let ran = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args([command, "--quiet", "--locked", "--manifest-path"])
         .arg(repository().join(workspace).join("Cargo.toml"))

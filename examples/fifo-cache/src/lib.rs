@@ -57,14 +57,14 @@ impl CachePolicy for Fifo {
     }
 
     fn evict(&mut self, weight: u64, now_ms: u64, victims: &mut Vec<u64>) {
-        let mut freed = 0;
+        let mut freed = 0_u64;
         while let Some(oldest) = self.entries.front() {
             let out_of_date =
                 self.max_age_ms > 0 && now_ms.saturating_sub(oldest.inserted_ms) > self.max_age_ms;
             if !out_of_date && freed >= weight {
                 return;
             }
-            freed += oldest.weight;
+            freed = freed.saturating_add(oldest.weight);
             victims.push(oldest.key);
             self.entries.pop_front();
         }

@@ -29,7 +29,7 @@ Examples:
   magray add --lines --file quotes.txt")]
 pub(super) struct Add {
     /// The text; - reads it from standard input
-    #[arg(required_unless_present = "file", conflicts_with = "file", allow_hyphen_values = true)]
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
     text: Option<String>,
     /// Read the text from this file
     #[arg(long, short, value_name = "FILE")]
@@ -63,6 +63,9 @@ struct AddedJson<'a> {
 
 impl Add {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
+        if self.lines && self.file.is_none() && self.text.as_deref() != Some("-") {
+            return Err(Failure::Usage("--lines reads its texts from standard input (-) or --file".into()));
+        }
         let engine = open(global, terminal)?;
         let stored = match (&self.file, self.text.as_deref()) {
             (Some(path), _) => {
@@ -91,6 +94,13 @@ impl Add {
         let limit = engine.setup().config.ingest.max_file_bytes + 1;
         let cannot_read = || Failure::io(format!("cannot read {name}"));
         let text = |bytes: Vec<u8>, place: String| {
+            if bytes.len() as u64 == limit {
+                // A cut text would not be what was meant, and its last character may be half.
+                return Err(Failure::Usage(format!(
+                    "{place}: the text has more than {} bytes; raise [ingest] max_file_bytes, or use `magray index`, which splits files",
+                    limit - 1
+                )));
+            }
             String::from_utf8(bytes).map_err(|error| {
                 let at = error.utf8_error().valid_up_to();
                 Failure::Usage(format!("{place}: byte {at} is not UTF-8; convert the text to UTF-8 first"))
@@ -134,7 +144,11 @@ impl Add {
         });
         let added = engine.add(&UntilInterrupted, memories.collect())?;
         for added in &added {
-            self.print(engine, terminal, added)?;
+            match self.print(engine, terminal, added) {
+                // Who reads the answers has gone, and still wants the texts stored.
+                Err(failure) if failure.is_closed_pipe() => break,
+                printed => printed?,
+            }
         }
         Ok(added.len())
     }

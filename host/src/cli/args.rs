@@ -2,7 +2,7 @@
 use crate::store::{Filter, Layer};
 use clap::{
     Args,
-    builder::{PossibleValuesParser, TypedValueParser},
+    builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser},
 };
 use std::path::PathBuf;
 
@@ -57,16 +57,16 @@ pub(super) struct Select {
     #[arg(long, value_name = "LAYER", value_parser = layer())]
     layer: Vec<Layer>,
     /// Only records of this kind, such as note or chunk
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", value_parser = NonEmptyStringValueParser::new())]
     kind: Option<String>,
     /// Only records with this tag; several must all be there
-    #[arg(long, value_name = "TAG")]
+    #[arg(long, value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
     tag: Vec<String>,
     /// Only records of this project
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     project: Option<String>,
     /// Only records of this session
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     session: Option<String>,
     /// Only records from files at or below this path
     #[arg(long, value_name = "PATH")]
@@ -75,23 +75,15 @@ pub(super) struct Select {
 
 impl Select {
     pub(super) fn filter(&self) -> Filter {
-        let source = self.source.as_ref().map(|path| {
-            let path =
-                path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.clone());
-            let folder = path.is_dir();
-            let mut path = path.to_string_lossy().into_owned();
-            if folder && !path.ends_with(std::path::MAIN_SEPARATOR) {
-                path.push(std::path::MAIN_SEPARATOR);
-            }
-            path
-        });
+        let absolute = |path: &PathBuf| path.canonicalize().or_else(|_| std::path::absolute(path));
+        let source = self.source.as_ref().map(|path| absolute(path).unwrap_or_else(|_| path.clone()));
         Filter {
             layers: self.layer.clone(),
             kind: self.kind.clone(),
             tags: self.tag.clone(),
             project: self.project.clone(),
             session: self.session.clone(),
-            source_prefix: source,
+            source: source.map(|path| path.to_string_lossy().into_owned()),
             ..Filter::default()
         }
     }

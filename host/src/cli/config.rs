@@ -4,10 +4,11 @@ use super::{
     resolve,
     terminal::{GREEN, Terminal},
 };
-use crate::config::{Config, DEFAULT_TOML, Resolved, render_resolved};
+use crate::config::{Config, DEFAULT_TOML, Resolved, render_resolved, user_file};
 use clap::Subcommand;
 use std::{
-    fs::File,
+    env,
+    fs::{self, File},
     io::{self, Write as _},
     path::PathBuf,
 };
@@ -29,9 +30,8 @@ pub(super) enum ConfigCommand {
     },
     /// Write a commented config file with the defaults
     Init {
-        /// Where to write it
-        #[arg(default_value = "magray.toml")]
-        file: PathBuf,
+        /// Where to write it [default: magray/config.toml in your config folder, where it is found]
+        file: Option<PathBuf>,
         /// Replace a file that is there
         #[arg(long)]
         force: bool,
@@ -51,9 +51,13 @@ impl ConfigCommand {
                 let what = checked
                     .file
                     .map_or_else(|| "defaults and environment".to_owned(), |file| file.display().to_string());
-                terminal.print(format_args!("{GREEN}ok{GREEN:#} {what}"))?;
+                if terminal.json {
+                    terminal.print_json(&serde_json::json!({ "ok": true, "checked": what }))?;
+                } else {
+                    terminal.print(format_args!("{GREEN}ok{GREEN:#} {what}"))?;
+                }
             }
-            Self::Init { file, force } => init(terminal, &file, force)?,
+            Self::Init { file, force } => init(terminal, file, force)?,
         }
         Ok(Outcome::Done)
     }
@@ -66,16 +70,26 @@ fn show_resolved(terminal: &Terminal, resolved: &Resolved) -> Result<(), Failure
     terminal.print(format_args!("{}", render_resolved(resolved).trim_end()))
 }
 
-fn init(terminal: &Terminal, file: &PathBuf, force: bool) -> Result<(), Failure> {
+fn init(terminal: &Terminal, file: Option<PathBuf>, force: bool) -> Result<(), Failure> {
+    let var = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let file = file.or_else(|| user_file(var));
+    let file =
+        file.ok_or_else(|| Failure::Usage("there is no config folder; say where to write it".into()))?;
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).map_err(Failure::io(format!("cannot make {}", folder.display())))?;
+    }
     let mut options = File::options();
     options.write(true).truncate(true).create(force).create_new(!force);
-    let written = options.open(file).and_then(|mut file| file.write_all(DEFAULT_TOML.as_bytes()));
+    let written = options.open(&file).and_then(|mut file| file.write_all(DEFAULT_TOML.as_bytes()));
     match written {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(Failure::Usage(format!("{} is there already; --force replaces it", file.display())))
         }
         written => {
             written.map_err(Failure::io(format!("cannot write {}", file.display())))?;
+            if terminal.json {
+                return terminal.print_json(&serde_json::json!({ "wrote": file }));
+            }
             terminal.print(format_args!("{GREEN}wrote{GREEN:#} {}", file.display()))
         }
     }

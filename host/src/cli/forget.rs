@@ -3,6 +3,7 @@ use super::{
     args::{Global, Select},
     open_to_read,
     terminal::Terminal,
+    view,
 };
 use crate::{engine::Engine, store::RecordId};
 use clap::Args;
@@ -46,7 +47,7 @@ impl Forget {
         if terminal.json {
             terminal.print_json(&ForgottenJson { forgotten })?;
         } else {
-            terminal.print(format_args!("forgot {forgotten} records"))?;
+            terminal.print(format_args!("forgot {}", view::counted(forgotten as u64, "record")))?;
         }
         Ok(if forgotten == 0 { Outcome::NothingFound } else { Outcome::Done })
     }
@@ -70,10 +71,13 @@ impl Forget {
         }
         if !self.yes {
             if !io::stdin().is_terminal() {
-                return Err(Failure::Usage(format!("this would forget {count} records; add --yes to do it")));
+                return Err(Failure::Usage(format!(
+                    "this would forget {}; add --yes to do it",
+                    view::counted(count, "record")
+                )));
             }
             let mut answer = String::new();
-            terminal.ask(&format!("forget {count} records? [y/N] "));
+            terminal.ask(&format!("forget {}? [y/N] ", view::counted(count, "record")));
             io::stdin().lock().read_line(&mut answer).map_err(Failure::io("cannot read the answer"))?;
             if !matches!(answer.trim(), "y" | "Y" | "yes") {
                 return Ok(0);

@@ -28,7 +28,11 @@ impl Get {
             if terminal.json {
                 terminal.print_json(&RecordJson::from(&record))?;
             } else {
-                terminal.print(format_args!("{}\n{}\n", view::heading(&record, None), record.text))?;
+                terminal.print(format_args!(
+                    "{}\n{}\n",
+                    view::heading(&record, None),
+                    view::whole(&record.text)
+                ))?;
             }
         }
         Ok(outcome)

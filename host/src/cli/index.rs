@@ -3,6 +3,7 @@ use super::{
     args::Global,
     open,
     terminal::{GREEN, Terminal, UntilInterrupted},
+    view,
 };
 use crate::{
     engine::{FileReport, IndexReport, IndexRequest},
@@ -64,6 +65,7 @@ impl Index {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
         let start = Instant::now();
         let engine = open(global, terminal)?;
+        terminal.stop_gently();
         let request = IndexRequest {
             paths: self.paths,
             layer: self.layer,
@@ -91,7 +93,10 @@ impl Index {
         }
         print(terminal, report, start)?;
         if failed > 0 {
-            return Err(Failure::Usage(format!("{failed} paths could not be indexed; the others were")));
+            return Err(Failure::Partly(format!(
+                "{} could not be indexed",
+                view::counted(failed as u64, "path")
+            )));
         }
         Ok(Outcome::Done)
     }
@@ -117,12 +122,14 @@ fn print(terminal: &Terminal, report: IndexReport, start: Instant) -> Result<(),
                 .collect(),
         });
     }
-    let mut parts = vec![format!("{} files, {} new passages", report.files_indexed, report.chunks_added)];
+    let mut parts =
+        vec![view::counted(report.files_indexed, "file"), view::counted(report.chunks_added, "new passage")];
+    let skipped = report.skipped.iter().filter(|skipped| !skipped.is_error).count();
     let counts = [
         (report.files_unchanged, "files unchanged"),
         (report.files_removed, "files gone"),
         (report.chunks_removed, "passages gone"),
-        (report.skipped.len() as u64, "files skipped (-v says why)"),
+        (skipped as u64, "files skipped (-v says why)"),
         (report.embedded, "older records embedded"),
     ];
     parts

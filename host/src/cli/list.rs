@@ -5,6 +5,7 @@ use super::{
     terminal::{DIM, Terminal},
     view::{self, RecordJson},
 };
+use crate::{engine::now_ms, store::Filter};
 use clap::Args;
 
 /// List records, newest first
@@ -15,8 +16,8 @@ Examples:
   magray list --layer interact -n 100 --json | jq -r .text")]
 pub(super) struct List {
     /// How many records
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
-    limit: usize,
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
     /// Skip this many first
     #[arg(long, value_name = "N", default_value_t = 0)]
     offset: usize,
@@ -27,8 +28,8 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
         let Some(engine) = open_to_read(global, terminal)? else { return Ok(Outcome::NothingFound) };
-        let filter = self.select.filter();
-        let records = engine.store().list(&filter, self.limit, self.offset)?;
+        let filter = Filter { not_expired_at_ms: Some(now_ms()), ..self.select.filter() };
+        let records = engine.store().list(&filter, self.limit as usize, self.offset)?;
         for record in &records {
             if terminal.json {
                 terminal.print_json(&RecordJson::from(record))?;

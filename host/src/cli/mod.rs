@@ -79,6 +79,9 @@ enum Failure {
     /// What the user wrote cannot be done.
     #[error("{0}")]
     Usage(String),
+    /// Some of it was done.
+    #[error("{0}")]
+    Partly(String),
     #[error("{what}: {error}")]
     Io { what: String, error: io::Error },
 }

@@ -69,7 +69,12 @@ impl Search {
         if request.query.trim().is_empty() {
             return Err(Failure::Usage("the query is empty".into()));
         }
-        let Some(engine) = open_to_read(global, terminal)? else { return Ok(Outcome::NothingFound) };
+        let Some(engine) = open_to_read(global, terminal)? else {
+            if terminal.json {
+                terminal.print_json(&serde_json::json!({ "query": request.query, "hits": [] }))?;
+            }
+            return Ok(Outcome::NothingFound);
+        };
         let response = engine.search(&UntilInterrupted, &request)?;
         if terminal.json {
             print_json(terminal, &request.query, &response)?;
@@ -93,8 +98,8 @@ fn print(terminal: &Terminal, query: &str, response: &SearchResponse) -> Result<
         terminal.hint("nothing found; try other words, fewer filters or a lower --min-score");
     } else {
         terminal.hint(&format!(
-            "{} results in {:.1} ms: {} on {}, index {}",
-            response.hits.len(),
+            "{} in {:.1} ms: {} on {}, index {}",
+            view::counted(response.hits.len() as u64, "result"),
             response.took.as_secs_f64() * 1000.0,
             response.model,
             response.device.device,
@@ -103,8 +108,10 @@ fn print(terminal: &Terminal, query: &str, response: &SearchResponse) -> Result<
     }
     if response.unembedded > 0 {
         terminal.warn(&format!(
-            "{} records have no vector of {} and cannot be found by it; `magray --backend {} index PATH` embeds them",
-            response.unembedded, response.model, response.backend
+            "{} without a vector of {} cannot be found by it; `magray --backend {} index PATH` embeds all",
+            view::counted(response.unembedded, "record"),
+            response.model,
+            response.backend
         ));
     }
     Ok(())

@@ -43,16 +43,23 @@ pub(super) struct Terminal {
 
 impl Terminal {
     pub(super) fn new(global: &Global) -> Self {
-        // A second Ctrl-C ends the program at once, for whoever does not want to wait.
-        let _ = ctrlc::set_handler(|| {
-            if INTERRUPTED.swap(true, Ordering::Relaxed) {
-                std::process::exit(i32::from(super::INTERRUPTED));
-            }
-        });
         magray_plugin_api::host::keep_panic_messages(|message| {
             print_above_bar(&format!("{RED}error:{RED:#} internal error: {message}"));
         });
         Self { json: global.json, quiet: global.quiet, verbose: global.verbose, logging: OnceLock::new() }
+    }
+
+    /// From here on the first Ctrl-C lets the command finish what it has begun to store; a second
+    /// one ends it at once, which loses nothing either.
+    pub(super) fn stop_gently(&self) {
+        let handled = ctrlc::set_handler(|| {
+            if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                std::process::exit(i32::from(super::INTERRUPTED));
+            }
+        });
+        if let Err(error) = handled {
+            tracing::debug!("Ctrl-C ends the program at once: {error}");
+        }
     }
 
     /// Starts printing log messages of `level` and above, where no flag says otherwise.

@@ -63,7 +63,7 @@ pub(super) fn place(record: &Record, line: Option<u32>) -> String {
     match &record.source {
         Some(source) => {
             let path = relative(Path::new(&source.path));
-            format!("{CYAN}{}{CYAN:#}:{}", path.display(), line.unwrap_or(source.line_start))
+            format!("{CYAN}{}{CYAN:#}:{}", clean(&path.to_string_lossy()), line.unwrap_or(source.line_start))
         }
         None => format!("{CYAN}{}{CYAN:#}", record.ulid),
     }
@@ -78,9 +78,10 @@ fn relative(path: &Path) -> PathBuf {
 /// The line above a record's text: place, layer, labels, heading.
 pub(super) fn heading(record: &Record, line: Option<u32>) -> String {
     let mut labels = vec![record.layer.name().to_owned()];
-    labels.extend(record.project.iter().map(|project| format!("project {project}")));
-    labels.extend(record.tags.iter().map(|tag| format!("#{tag}")));
-    let title = record.title.as_deref().map(|title| format!("  {DIM}{title}{DIM:#}")).unwrap_or_default();
+    labels.extend(record.project.iter().map(|project| format!("project {}", clean(project))));
+    labels.extend(record.tags.iter().map(|tag| format!("#{}", clean(tag))));
+    let title =
+        record.title.as_deref().map(|title| format!("  {DIM}{}{DIM:#}", clean(title))).unwrap_or_default();
     format!("{}  {DIM}{}{DIM:#}{title}", place(record, line), labels.join(" "))
 }
 
@@ -105,14 +106,29 @@ pub(super) fn snippet(text: &str, query: &str, width: usize, max_lines: usize) -
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Control characters, which a terminal would obey, as spaces.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A text whole, with its lines and tabs, and nothing else that a terminal would obey.
+pub(super) fn whole(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
+}
+
+/// `1 record`, `2 records`.
+pub(super) fn counted(count: impl Into<u64>, what: &str) -> String {
+    let count = count.into();
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 fn words_of(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
-/// One line in pieces of `width` columns, broken at spaces. Control characters, which a terminal
-/// would obey, become spaces.
+/// One line in pieces of `width` columns, broken at spaces.
 fn wrapped(line: &str, width: usize) -> Vec<String> {
-    let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean = clean(line);
     let indent = &clean[..clean.len() - clean.trim_start().len()];
     let mut lines = vec![indent.to_owned()];
     let mut columns = indent.len();

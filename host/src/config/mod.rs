@@ -128,10 +128,14 @@ fn default_file(env: &BTreeMap<OsString, OsString>) -> Option<PathBuf> {
     if let Some(path) = var("MAGRAY_CONFIG") {
         return Some(path);
     }
-    let folder = var("XDG_CONFIG_HOME").or_else(|| {
-        if cfg!(windows) { var("APPDATA") } else { var("HOME").map(|home| home.join(".config")) }
-    })?;
-    Some(folder.join("magray").join("config.toml")).filter(|path| folder.is_absolute() && path.exists())
+    user_file(|name| var(name)).filter(|path| path.exists())
+}
+
+/// `magray/config.toml` in the user's config folder; `var` gives the value of an environment variable.
+pub fn user_file(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    let home = || if cfg!(windows) { var("APPDATA") } else { var("HOME").map(|home| home.join(".config")) };
+    let folder = var("XDG_CONFIG_HOME").or_else(home).filter(|folder| folder.is_absolute())?;
+    Some(folder.join("magray").join("config.toml"))
 }
 
 fn read(path: &Path) -> Result<String, Problem> {

@@ -72,6 +72,9 @@ pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
     parsed::<Name, D>(deserializer, "a name").map(|name| name.0)
 }
 
+/// A century: what lives longer lives for good.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+
 /// How long something lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttl {
@@ -98,7 +101,7 @@ impl FromStr for Ttl {
         match text {
             "never" => Ok(Self::Never),
             text => match humantime::parse_duration(text) {
-                Ok(life) if life > Duration::ZERO => Ok(Self::After(life)),
+                Ok(life) if life > Duration::ZERO && life <= LONGEST => Ok(Self::After(life)),
                 _ => Err(Unfit),
             },
         }
@@ -109,7 +112,12 @@ impl fmt::Display for Ttl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Never => f.write_str("never"),
-            Self::After(life) => humantime::format_duration(*life).fmt(f),
+            Self::After(life) => match (life.as_secs(), life.subsec_nanos()) {
+                // As people write them, where it is whole days or hours.
+                (secs, 0) if secs.is_multiple_of(86_400) => write!(f, "{}d", secs / 86_400),
+                (secs, 0) if secs.is_multiple_of(3_600) => write!(f, "{}h", secs / 3_600),
+                _ => humantime::format_duration(*life).fmt(f),
+            },
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The in-memory cache of vectors. The policy plugin decides what goes; the values are here.
-use magray_plugin_api::{Result, Role, host::ContainedPolicy};
+use magray_plugin_api::{Error, ErrorCode, Result, Role, host::ContainedPolicy};
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -18,17 +18,6 @@ pub struct CacheLimits {
     pub max_entries: usize,
 }
 
-/// What the cache did so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "counts by their names")]
-pub struct CacheStats {
-    pub hits: u64,
-    pub misses: u64,
-    pub evictions: u64,
-    pub entries: usize,
-    pub bytes: u64,
-}
-
 /// Vectors by [`key`], bounded by bytes and entries.
 ///
 /// Threads: any; one lock.
@@ -43,7 +32,7 @@ struct Held {
     /// None after it panicked: the cache is then off.
     policy: Option<ContainedPolicy>,
     entries: HashMap<u64, Entry>,
-    stats: CacheStats,
+    bytes: u64,
 }
 
 struct Entry {
@@ -72,16 +61,10 @@ impl EmbeddingCache {
     /// An empty cache ruled by `policy`.
     pub fn new(mut policy: ContainedPolicy, limits: CacheLimits) -> Self {
         let granted = policy.on_capacity(limits.max_bytes);
-        let held = Held { policy: Some(policy), entries: HashMap::new(), stats: CacheStats::default() };
+        let held = Held { policy: Some(policy), entries: HashMap::new(), bytes: 0 };
         let cache = Self { limits, start: Instant::now(), held: Mutex::new(held) };
         cache.held().settle(granted);
         cache
-    }
-
-    /// What it did so far.
-    pub fn stats(&self) -> CacheStats {
-        let held = self.held();
-        CacheStats { entries: held.entries.len(), ..held.stats }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -98,12 +81,8 @@ impl EmbeddingCache {
         // Out of date is for the policy to say, so it is asked before the entry is trusted.
         held.evict(0, self.now_ms());
         let found = held.entries.get(&key.id).filter(|entry| entry.check == key.check);
-        let Some(entry) = found else {
-            held.stats.misses += 1;
-            return false;
-        };
+        let Some(entry) = found else { return false };
         out.copy_from_slice(&entry.vector);
-        held.stats.hits += 1;
         let now_ms = self.now_ms();
         let told = held.policy.as_mut().map_or(Ok(()), |policy| policy.on_hit(key.id, now_ms));
         held.settle(told);
@@ -123,12 +102,15 @@ impl EmbeddingCache {
         }
         let entry = Entry { check: key.check, vector: vector.into() };
         if held.entries.insert(key.id, entry).is_none() {
-            held.stats.bytes += weight;
+            held.bytes += weight;
         }
-        let over = held.stats.bytes.saturating_sub(self.limits.max_bytes);
+        let over = held.bytes.saturating_sub(self.limits.max_bytes);
         let crowd = held.entries.len().saturating_sub(self.limits.max_entries) as u64;
         if over > 0 || crowd > 0 {
             held.evict(over.max(crowd * weight), now_ms);
+        }
+        if held.bytes > self.limits.max_bytes || held.entries.len() > self.limits.max_entries {
+            held.settle(Err(Error::new(ErrorCode::INTERNAL, "it makes no room")));
         }
     }
 }
@@ -140,11 +122,10 @@ fn weight(vector: &[f32]) -> u64 {
 
 impl Held {
     fn evict(&mut self, bytes: u64, now_ms: u64) {
-        let Self { policy: Some(policy), entries, stats } = self else { return };
+        let Self { policy: Some(policy), entries, bytes: held } = self else { return };
         let told = policy.evict(bytes, now_ms, |key| {
             if let Some(entry) = entries.remove(&key) {
-                stats.bytes -= weight(&entry.vector);
-                stats.evictions += 1;
+                *held -= weight(&entry.vector);
             }
         });
         self.settle(told);
@@ -156,7 +137,72 @@ impl Held {
             tracing::warn!("the cache policy failed and the cache is now off: {error}");
             self.policy = None;
             self.entries = HashMap::new();
-            self.stats.bytes = 0;
+            self.bytes = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::{PluginOptions, Plugins};
+
+    const SPACE: [u8; 32] = [1; 32];
+
+    fn cache(max_bytes: u64, max_entries: usize) -> EmbeddingCache {
+        let plugins = Plugins::discover(PluginOptions::default(), &[&magray_cache_lru::PLUGIN]);
+        let policy = plugins.cache_policy("lru", "{}").unwrap();
+        EmbeddingCache::new(policy, CacheLimits { max_bytes, max_entries })
+    }
+
+    fn get(cache: &EmbeddingCache, text: &str) -> Option<[f32; 2]> {
+        let mut out = [0.0; 2];
+        cache.get(&key(&SPACE, Role::Query, text), &mut out).then_some(out)
+    }
+
+    fn put(cache: &EmbeddingCache, text: &str, vector: [f32; 2]) {
+        cache.insert(&key(&SPACE, Role::Query, text), &vector);
+    }
+
+    #[test]
+    fn what_was_put_in_comes_out() {
+        let cache = cache(1 << 20, 100);
+        assert_eq!(get(&cache, "a"), None);
+        put(&cache, "a", [1.0, 2.0]);
+        put(&cache, "b", [3.0, 4.0]);
+        put(&cache, "a", [5.0, 6.0]);
+        assert_eq!((get(&cache, "a"), get(&cache, "b")), (Some([5.0, 6.0]), Some([3.0, 4.0])));
+    }
+
+    #[test]
+    fn spaces_and_roles_do_not_mix() {
+        let cache = cache(1 << 20, 100);
+        put(&cache, "a", [1.0, 2.0]);
+        let mut out = [0.0; 2];
+        assert!(!cache.get(&key(&SPACE, Role::Passage, "a"), &mut out));
+        assert!(!cache.get(&key(&[2; 32], Role::Query, "a"), &mut out));
+    }
+
+    #[test]
+    fn bytes_and_entries_are_bounded() {
+        let weight = weight(&[0.0; 2]);
+        for (max_bytes, max_entries) in [(weight * 3, 1000), (1 << 20, 3)] {
+            let cache = cache(max_bytes, max_entries);
+            for text in 0..50 {
+                put(&cache, &text.to_string(), [1.0, text as f32]);
+            }
+            let held = cache.held();
+            assert_eq!((held.entries.len(), held.bytes), (3, weight * 3));
+            drop(held);
+            assert_eq!(get(&cache, "49"), Some([1.0, 49.0]));
+            assert_eq!(get(&cache, "0"), None);
+        }
+    }
+
+    #[test]
+    fn a_vector_larger_than_the_cache_is_not_held() {
+        let cache = cache(10, 1000);
+        put(&cache, "a", [1.0, 2.0]);
+        assert_eq!(get(&cache, "a"), None);
     }
 }

@@ -1,9 +1,12 @@
 //! Texts to vectors: one embedding backend behind the cache, its answers checked.
 mod cache;
 
-pub use cache::{CacheLimits, CacheStats, EmbeddingCache};
+pub use cache::{CacheLimits, EmbeddingCache};
 
 use magray_plugin_api::{CallContext, Embedder, EmbedderInfo, Error as ApiError, Role};
+
+/// The widest vector that is believed; models have some thousand numbers at most.
+const MAX_DIM: usize = 1 << 16;
 
 /// Why texts have no vectors.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +27,7 @@ pub enum EmbeddingError {
 pub struct Embedding {
     backend: String,
     embedder: Box<dyn Embedder>,
-    cache: Option<EmbeddingCache>,
+    cache: EmbeddingCache,
 }
 
 impl Embedding {
@@ -35,10 +38,10 @@ impl Embedding {
     pub fn new(
         backend: &str,
         embedder: Box<dyn Embedder>,
-        cache: Option<EmbeddingCache>,
+        cache: EmbeddingCache,
     ) -> Result<Self, EmbeddingError> {
         let info = embedder.info();
-        if info.dim == 0 || info.max_batch == 0 {
+        if !(1..=MAX_DIM).contains(&info.dim) || info.max_batch == 0 {
             let fault = format!("it reports a width of {} and batches of {}", info.dim, info.max_batch);
             return Err(EmbeddingError::Broken { backend: backend.to_owned(), fault });
         }
@@ -60,11 +63,6 @@ impl Embedding {
         &*self.embedder
     }
 
-    /// Counts of the cache; none where it is off.
-    pub fn cache_stats(&self) -> Option<CacheStats> {
-        self.cache.as_ref().map(EmbeddingCache::stats)
-    }
-
     /// The vectors of `texts`, `[texts.len(), dim]` row-major: unit vectors, or zero where the
     /// model knows no word of the text.
     ///
@@ -77,12 +75,11 @@ impl Embedding {
         role: Role,
     ) -> Result<Vec<f32>, EmbeddingError> {
         let dim = self.info().dim;
-        let Some(cache) = &self.cache else { return self.compute(cx, texts, role) };
         let keys: Vec<_> = texts.iter().map(|text| cache::key(&self.info().space, role, text)).collect();
         let mut vectors = vec![0.0; texts.len() * dim];
         let mut missing = Vec::new();
         for (row, (key, out)) in keys.iter().zip(vectors.chunks_exact_mut(dim)).enumerate() {
-            if !cache.get(key, out) {
+            if !self.cache.get(key, out) {
                 missing.push(row);
             }
         }
@@ -90,7 +87,7 @@ impl Embedding {
         let computed = self.compute(cx, &texts, role)?;
         for (&row, vector) in missing.iter().zip(computed.chunks_exact(dim)) {
             vectors[row * dim..][..dim].copy_from_slice(vector);
-            cache.insert(&keys[row], vector);
+            self.cache.insert(&keys[row], vector);
         }
         Ok(vectors)
     }
@@ -99,7 +96,7 @@ impl Embedding {
         let EmbedderInfo { dim, max_batch, .. } = *self.info();
         // What the backend does not write stays NaN, and is found.
         let mut vectors = vec![f32::NAN; texts.len() * dim];
-        for (texts, out) in texts.chunks(max_batch).zip(vectors.chunks_mut(max_batch * dim)) {
+        for (texts, out) in texts.chunks(max_batch).zip(vectors.chunks_mut(max_batch.saturating_mul(dim))) {
             self.embedder
                 .embed(cx, texts, role, out)
                 .map_err(|error| EmbeddingError::Backend { backend: self.backend.clone(), error })?;

@@ -1,4 +1,5 @@
 use crate::{embedding::EmbeddingError, indexing::IndexError, plugins::PluginError, store::StoreError};
+use magray_plugin_api::ErrorCode;
 
 /// Why the engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -7,14 +8,40 @@ pub enum EngineError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Plugin(#[from] PluginError),
+    Plugin(PluginError),
     #[error(transparent)]
-    Embedding(#[from] EmbeddingError),
+    Embedding(EmbeddingError),
     #[error(transparent)]
-    Index(#[from] IndexError),
+    Index(IndexError),
     /// The request itself cannot be.
     #[error("{0}")]
     Invalid(String),
     #[error("interrupted; what was stored so far is kept, and the same command goes on from there")]
     Interrupted,
+}
+
+impl From<PluginError> for EngineError {
+    fn from(error: PluginError) -> Self {
+        match &error {
+            PluginError::Call { error: call, .. } if call.code() == ErrorCode::CANCELLED => Self::Interrupted,
+            _ => Self::Plugin(error),
+        }
+    }
+}
+
+impl From<EmbeddingError> for EngineError {
+    fn from(error: EmbeddingError) -> Self {
+        match &error {
+            EmbeddingError::Backend { error: call, .. } if call.code() == ErrorCode::CANCELLED => {
+                Self::Interrupted
+            }
+            _ => Self::Embedding(error),
+        }
+    }
+}
+
+impl From<IndexError> for EngineError {
+    fn from(error: IndexError) -> Self {
+        if error.is_cancelled() { Self::Interrupted } else { Self::Index(error) }
+    }
 }

@@ -124,6 +124,7 @@ impl Engine {
         let selected = config.memory.index.selected();
         let component = &selected.profile.plugin;
         let options = IndexOptions {
+            database: self.store.id()?,
             space,
             space_digest: info.space,
             dim: info.dim,
@@ -136,7 +137,7 @@ impl Engine {
         Ok(Vectors { embedding, space, indexes, index_backend: selected.name })
     }
 
-    fn cache(&self) -> Result<Option<EmbeddingCache>, EngineError> {
+    fn cache(&self) -> Result<EmbeddingCache, EngineError> {
         let settings = &self.setup.config.memory.cache;
         let selected = settings.selected();
         let component = &selected.profile.plugin;
@@ -147,7 +148,7 @@ impl Engine {
             entries => usize::try_from(entries).unwrap_or(usize::MAX),
         };
         let limits = CacheLimits { max_bytes: settings.max_bytes(total_memory()), max_entries };
-        Ok(Some(EmbeddingCache::new(policy, limits)))
+        Ok(EmbeddingCache::new(policy, limits))
     }
 
     /// JSON Schema of a component's options.
@@ -179,7 +180,7 @@ impl Engine {
 }
 
 /// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
+pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -37,8 +37,8 @@ pub struct SearchResponse {
     pub index: String,
     /// From the query to the answer, without loading of backends.
     pub took: Duration,
-    /// Records that match the filter and have no vector of this model, so that no search by
-    /// meaning finds them.
+    /// Records, whether they match the filter or not, that this model has not embedded yet, so that
+    /// no search by meaning finds them.
     pub unembedded: u64,
     /// The model knows no word of the query, so nothing can be near it.
     pub unknown_words: bool,
@@ -102,9 +102,10 @@ impl Engine {
         let filter = Filter { not_expired_at_ms: self.store.any_due(now)?.then_some(now), ..filter.clone() };
         let matching = if filter == only_layers { None } else { Some(self.store.matching_ids(&filter)?) };
         let matching = matching.as_ref().map(crate::store::IdSet::as_filter);
-        let layers: &[Layer] = if filter.layers.is_empty() { &Layer::ALL } else { &filter.layers };
+        let layers =
+            Layer::ALL.into_iter().filter(|layer| filter.layers.is_empty() || filter.layers.contains(layer));
         let mut hits = Vec::new();
-        for &layer in layers {
+        for layer in layers {
             let params = SearchParams::with_ef(self.ef_search(layer));
             hits.extend(indexes.search(cx, layer, query, k, params, matching)?);
         }

@@ -1,5 +1,5 @@
 use crate::{plugins::PluginError, store::StoreError};
-use magray_plugin_api::Error as ApiError;
+use magray_plugin_api::{Error as ApiError, ErrorCode};
 use std::{io, path::PathBuf};
 
 /// Why a search or a snapshot failed.
@@ -16,6 +16,13 @@ pub enum IndexError {
     Write { path: PathBuf, error: io::Error },
 }
 
+impl IndexError {
+    /// Whether the caller no longer wanted it.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Backend { error, .. } if error.code() == ErrorCode::CANCELLED)
+    }
+}
+
 /// Why a snapshot is not used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unusable {
@@ -28,6 +35,9 @@ pub(super) enum Unusable {
     /// Its files are not as they were written.
     #[error("{0}")]
     Damaged(String),
+    /// Its files cannot be read just now, which says nothing about them.
+    #[error("{0}")]
+    Unreadable(String),
     /// The plugin itself is not to be had.
     #[error(transparent)]
     Plugin(PluginError),

@@ -22,12 +22,15 @@ use std::{
 const TAIL_BACKEND: &str = "flat";
 /// Vectors read from the store at a time.
 const BATCH: usize = 1024;
+/// Changes that the log keeps for a backend that falls behind.
+const MAX_LAG: u64 = 100_000;
 /// How often to look for a snapshot that is not being replaced.
 const OPEN_ATTEMPTS: usize = 5;
 
 /// Which backend seals a layer, and where.
 #[derive(Clone, Debug)]
 pub(super) struct LayerSettings {
+    pub(super) database: [u8; 16],
     pub(super) layer: Layer,
     pub(super) space: SpaceId,
     pub(super) space_digest: [u8; 32],
@@ -72,7 +75,7 @@ pub struct LayerIndexStats {
     pub backend: String,
     /// Vectors in the snapshot.
     pub sealed: u64,
-    /// Vectors in the exact tail.
+    /// Changes since, which are searched exactly.
     pub tail: u64,
     /// The change up to which the snapshot is complete; none where there is no snapshot.
     pub covered_seq: Option<u64>,
@@ -92,20 +95,23 @@ impl LayerIndex {
         params: SearchParams,
         filter: Option<IdFilter<'_>>,
     ) -> Result<Vec<Hit>, IndexError> {
-        self.catch_up(cx)?;
-        let found = self.search_state(cx, query, k, params, filter);
-        match found {
-            Ok(hits) => Ok(hits),
+        loop {
+            self.catch_up(cx)?;
+            let sealed = match self.search_state(cx, query, k, params, filter) {
+                // It was sealed meanwhile: catch up with the new snapshot.
+                Ok(None) => continue,
+                Ok(Some(hits)) => return Ok(hits),
+                Err(error) if error.is_cancelled() => return Err(error),
+                Err(error) => (error, self.read().as_ref().is_some_and(|state| state.sealed.is_some())),
+            };
+            let (error, true) = sealed else { return Err(sealed.0) };
             // A snapshot that fails a search must not take the memory away: the tail can hold all.
-            Err(error) if self.read().as_ref().is_some_and(|state| state.sealed.is_some()) => {
-                tracing::warn!("{}: {error}; searching exactly instead", self.describe());
-                *self.write() = Some(self.exact(cx)?);
-                self.search_state(cx, query, k, params, filter)
-            }
-            Err(error) => Err(error),
+            tracing::warn!("{}: {error}; searching exactly instead", self.describe());
+            *self.write() = Some(self.exact(cx)?);
         }
     }
 
+    /// None where there is no state to search.
     fn search_state(
         &self,
         cx: &dyn CallContext,
@@ -113,10 +119,11 @@ impl LayerIndex {
         k: usize,
         params: SearchParams,
         filter: Option<IdFilter<'_>>,
-    ) -> Result<Vec<Hit>, IndexError> {
-        let state = self.read();
+    ) -> Result<Option<Vec<Hit>>, IndexError> {
+        let guard = self.read();
+        let Some(state) = &*guard else { return Ok(None) };
         let mut hits = Vec::new();
-        for index in state.iter().flat_map(|state| state.sealed.iter().chain([&state.tail])) {
+        for index in state.sealed.iter().chain([&state.tail]) {
             let mut found = vec![Hit::NONE; k];
             index.search(cx, query, k, params, filter, &mut found).map_err(|error| self.failed(error))?;
             if found.iter().any(|hit| hit.score.is_nan()) {
@@ -126,7 +133,7 @@ impl LayerIndex {
         }
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         hits.truncate(k);
-        Ok(hits)
+        Ok(Some(hits))
     }
 
     /// Opens the snapshot where that has not been done, and applies what changed since.
@@ -187,6 +194,13 @@ impl LayerIndex {
                         tracing::info!("{}: snapshot {number}: {why}", self.describe())
                     }
                     Err(Unusable::Damaged(why)) => self.set_aside(number, &why),
+                    Err(Unusable::Unreadable(why)) => {
+                        tracing::warn!(
+                            "{}: snapshot {number}: {why}; searching exactly instead",
+                            self.describe()
+                        );
+                        return Ok(state);
+                    }
                     Err(Unusable::Plugin(error @ PluginError::Call { .. })) => {
                         tracing::warn!("{}: {error}; searching exactly instead", self.describe());
                         return Ok(state);
@@ -288,6 +302,10 @@ impl LayerIndex {
             Err(TryLockError::WouldBlock) => return Ok(false),
             Err(TryLockError::Error(error)) => return Err(cannot(error)),
         }
+        // Whoever had the lock before may have done it.
+        if !self.is_due(seal_after)? {
+            return Ok(false);
+        }
         snapshot::clean(dir);
         let identity = self.identity()?;
         let (index, head) = self.next_snapshot(cx)?;
@@ -309,6 +327,9 @@ impl LayerIndex {
         let backends = dir.parent().and_then(|layer| layer.read_dir().ok()).into_iter().flatten();
         let newest =
             backends.filter_map(|backend| snapshot::sequence_numbers(&backend.ok()?.path()).first().copied());
+        let head = self.store.head(*space, *layer)?;
+        // A backend that was tried once must not hold the log for ever: it builds its index anew.
+        let newest = newest.filter(|&covered_seq| head - covered_seq.min(head) <= MAX_LAG);
         if let Some(covered_seq) = newest.min() {
             self.store.prune_changes(*space, *layer, covered_seq)?;
         }
@@ -337,13 +358,16 @@ impl LayerIndex {
 
     pub(super) fn stats(&self) -> Result<LayerIndexStats, IndexError> {
         let opened = self.open()?;
-        let waiting =
-            self.store.changes_after(self.settings.space, self.settings.layer, opened.covered_seq)?;
+        let LayerSettings { space, layer, .. } = &self.settings;
+        let tail = match opened.sealed {
+            Some(_) => self.store.change_count(*space, *layer, opened.covered_seq)?,
+            None => self.store.vector_count(*space, *layer)?,
+        };
         Ok(LayerIndexStats {
             layer: self.settings.layer,
             backend: self.settings.backend.clone(),
             sealed: opened.sealed.as_ref().map_or(0, |index| index.stats().live),
-            tail: waiting.upserts.len() as u64,
+            tail,
             covered_seq: opened.sealed.is_some().then_some(opened.covered_seq),
         })
     }
@@ -352,6 +376,7 @@ impl LayerIndex {
         let LayerSettings { backend, options, dim, .. } = &self.settings;
         let provider = self.plugins.provider(ComponentKind::Index, backend)?;
         Ok(Identity {
+            database: hex(&self.settings.database),
             backend: backend.clone(),
             plugin: provider.id.clone(),
             plugin_version: provider.version.clone(),

@@ -18,6 +18,8 @@ use std::{path::PathBuf, sync::Arc};
 /// Which space is indexed, with what, and where.
 #[derive(Clone, Debug)]
 pub struct IndexOptions {
+    /// See [`Store::id`].
+    pub database: [u8; 16],
     /// The space's id in the store, and its digest and width.
     pub space: SpaceId,
     /// See [`magray_plugin_api::EmbedderInfo::space`].
@@ -48,6 +50,7 @@ impl Indexes {
     pub fn new(options: &IndexOptions, store: &Arc<Store>, plugins: &Arc<Plugins>) -> Self {
         let layers = Layer::ALL.map(|layer| {
             let settings = LayerSettings {
+                database: options.database,
                 layer,
                 space: options.space,
                 space_digest: options.space_digest,

@@ -22,6 +22,8 @@ const RETIRED: &str = ".retired-";
 /// What a snapshot must be, to be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
+    /// Id of the database whose sequence numbers it speaks of.
+    pub(super) database: String,
     pub(super) backend: String,
     pub(super) plugin: String,
     pub(super) plugin_version: String,
@@ -85,7 +87,8 @@ pub(super) fn sequence_numbers(dir: &Path) -> Vec<u64> {
 pub(super) fn verify(dir: PathBuf, identity: &Identity) -> Result<Snapshot, Unusable> {
     let json = fs::read(dir.join(MANIFEST)).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound if !dir.exists() => Unusable::Gone,
-        _ => Unusable::Damaged(format!("its {MANIFEST} cannot be read: {error}")),
+        io::ErrorKind::NotFound => Unusable::Damaged(format!("it has no {MANIFEST}")),
+        _ => Unusable::Unreadable(format!("its {MANIFEST} cannot be read: {error}")),
     })?;
     let damaged = |what: &str| Unusable::Damaged(format!("its {MANIFEST} {what}"));
     let Manifest { body, blake3 } = serde_json::from_slice(&json).map_err(|_| damaged("is damaged"))?;
@@ -97,7 +100,7 @@ pub(super) fn verify(dir: PathBuf, identity: &Identity) -> Result<Snapshot, Unus
     }
     if body.identity != *identity {
         return Err(Unusable::Stale(
-            "it was made by another version, with other options or for another model".into(),
+            "it was made for another database or model, with other options or by another version".into(),
         ));
     }
     for file in &body.files {
@@ -110,7 +113,8 @@ fn verify_file(dir: &Path, expected: &FileDigest) -> Result<(), Unusable> {
     let path = dir.join(&expected.name);
     let found = digest_file(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound if !dir.exists() => Unusable::Gone,
-        _ => Unusable::Damaged(format!("{} cannot be read: {error}", path.display())),
+        io::ErrorKind::NotFound => Unusable::Damaged(format!("{} is missing", path.display())),
+        _ => Unusable::Unreadable(format!("{} cannot be read: {error}", path.display())),
     })?;
     if (found.len, &found.blake3) != (expected.len, &expected.blake3) {
         return Err(Unusable::Damaged(format!("{} does not match its digest", path.display())));
@@ -147,6 +151,7 @@ pub(super) fn write(
         .map_err(|error| IndexError::Backend { backend: identity.backend.clone(), error })?;
     let manifest = manifest(building.path(), identity, index.stats().live, covered_seq).map_err(failed)?;
     write_durably(&building.path().join(MANIFEST), &manifest).map_err(failed)?;
+    sync_folder(building.path()).map_err(failed)?;
     // One of the same number is a stale one.
     retire(&target);
     fs::rename(building.path(), &target).map_err(failed)?;

@@ -23,6 +23,10 @@ impl PluginFile {
     pub(super) fn inspect(path: &Path) -> Result<Self, Refusal> {
         // The linker takes a bare name for one in its own folders.
         let path = &std::path::absolute(path).map_err(Refusal::Read)?;
+        // Opening a pipe would wait for somebody to write to it.
+        if !fs::metadata(path).map_err(Refusal::Read)?.is_file() {
+            return Err(Refusal::NotALibrary("it is no file".into()));
+        }
         let file = File::open(path).map_err(Refusal::Read)?;
         refuse_world_writable(path, &file.metadata().map_err(Refusal::Read)?)?;
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {

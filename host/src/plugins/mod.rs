@@ -103,18 +103,22 @@ impl Plugins {
     /// Every plugin, libraries first; loads none. Hashes each library.
     pub fn list(&self) -> impl Iterator<Item = PluginStatus> + '_ {
         self.entries.iter().map(|entry| {
-            let (path, sha256) = match &entry.origin {
-                Origin::Linked(_) => (None, None),
-                Origin::Library(path) => {
-                    let file = PluginFile::inspect(path).and_then(|file| file.sha256());
-                    (Some(path.clone()), file.ok())
+            let mut status =
+                PluginStatus { path: None, manifest: entry.manifest.clone(), sha256: None, refusal: None };
+            if let State::Refused(refusal) = &*entry.state() {
+                status.refusal = Some(refusal.clone());
+            }
+            if let Origin::Library(path) = &entry.origin {
+                status.path = Some(path.clone());
+                if let Ok(file) = PluginFile::inspect(path) {
+                    status.sha256 = file.sha256().ok();
+                    let forbidden = status.sha256.clone().and_then(|digest| self.allowed(digest).err());
+                    let forbidden = forbidden.map(|refusal| refusal.to_string());
+                    status.refusal =
+                        status.refusal.or(forbidden).or_else(|| self.trials.known_failure(&file));
                 }
-            };
-            let refusal = match &*entry.state() {
-                State::Refused(refusal) => Some(refusal.clone()),
-                _ => sha256.clone().and_then(|digest| self.allowed(digest).err()).map(|why| why.to_string()),
-            };
-            PluginStatus { path, manifest: entry.manifest.clone(), sha256, refusal }
+            }
+            status
         })
     }
 
@@ -182,13 +186,13 @@ impl Plugins {
         self.make(ComponentKind::CachePolicy, name, |handle| handle.cache_policy(name, options))
     }
 
-    /// Which plugin offers a component: its id and version. Loads nothing.
+    /// The manifest of the plugin that a component is made by; loads it.
     ///
     /// # Errors
-    /// [`PluginError::Unknown`].
+    /// [`PluginError`].
     pub fn provider(&self, kind: ComponentKind, name: &str) -> Result<&Manifest, PluginError> {
-        let mut offers = self.entries.iter().filter(|entry| entry.offers(kind, name));
-        offers.find_map(|entry| entry.manifest.as_ref()).ok_or_else(|| self.unknown(kind, name))
+        let (entry, _) = self.choose(kind, name)?;
+        entry.manifest.as_ref().ok_or_else(|| self.unknown(kind, name))
     }
 
     fn unknown(&self, kind: ComponentKind, name: &str) -> PluginError {
@@ -199,27 +203,30 @@ impl Plugins {
         PluginError::Unknown { kind, name: name.to_owned(), known }
     }
 
-    /// Makes a component by the first plugin that offers it and can be loaded. One that cannot is
-    /// passed over with a warning, and is the error where there is no other.
     fn make<T>(
         &self,
         kind: ComponentKind,
         name: &str,
         make: impl Fn(&PluginHandle) -> magray_plugin_api::Result<T>,
     ) -> Result<T, PluginError> {
+        let (entry, handle) = self.choose(kind, name)?;
+        let failed =
+            |error| PluginError::Call { kind, name: name.to_owned(), origin: entry.describe(), error };
+        make(&handle).map_err(failed)
+    }
+
+    /// The first plugin that offers a component and can be loaded. One that cannot is passed over
+    /// with a warning, and is the error where there is no other.
+    fn choose(&self, kind: ComponentKind, name: &str) -> Result<(&Entry, PluginHandle), PluginError> {
         let mut refused = Vec::new();
         for entry in self.entries.iter().filter(|entry| entry.offers(kind, name)) {
-            let handle = match self.handle(entry) {
-                Ok(handle) => handle,
-                Err(error) => {
-                    refused.extend(error);
-                    continue;
+            match self.handle(entry) {
+                Ok(handle) => {
+                    refused.iter().for_each(|error| tracing::warn!("{error}"));
+                    return Ok((entry, handle));
                 }
-            };
-            refused.iter().for_each(|error| tracing::warn!("{error}"));
-            let origin = || entry.describe();
-            let failed = |error| PluginError::Call { kind, name: name.to_owned(), origin: origin(), error };
-            return make(&handle).map_err(failed);
+                Err(error) => refused.extend(error),
+            }
         }
         Err(refused.pop().unwrap_or_else(|| self.unknown(kind, name)))
     }

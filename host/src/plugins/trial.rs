@@ -26,27 +26,43 @@ pub(super) struct Trials {
     book: PathBuf,
 }
 
-/// Stamp of the file by its path.
+/// Trials by path of the file.
 #[derive(Default, Serialize, Deserialize)]
-struct Book(BTreeMap<PathBuf, String>);
+struct Book(BTreeMap<PathBuf, Trial>);
+
+#[derive(Serialize, Deserialize)]
+struct Trial {
+    /// Of the file that was tried.
+    stamp: String,
+    /// Why it failed; none where it passed.
+    refusal: Option<String>,
+}
 
 impl Trials {
     pub(super) fn new(program: Option<PathBuf>, data_dir: &Path) -> Self {
         Self { program, book: data_dir.join("plugins").join("trials.json") }
     }
 
-    /// Loads the file in a child process, unless this very file has passed before.
+    /// Loads the file in a child process, unless this very file was tried before.
     pub(super) fn check(&self, file: &PluginFile) -> Result<(), Refusal> {
         let Some(program) = &self.program else { return Ok(()) };
         let stamp = file.stamp()?;
         let mut book = self.read_book();
-        if book.0.get(&file.path) == Some(&stamp) {
-            return Ok(());
+        if let Some(trial) = book.0.get(&file.path).filter(|trial| trial.stamp == stamp) {
+            return trial.refusal.clone().map_or(Ok(()), |refusal| Err(Refusal::Trial(refusal)));
         }
-        run(program, &file.path)?;
-        book.0.insert(file.path.clone(), stamp);
+        let result = run(program, &file.path);
+        let refusal = result.as_ref().err().map(ToString::to_string);
+        book.0.insert(file.path.clone(), Trial { stamp, refusal });
         self.write_book(&book);
-        Ok(())
+        result
+    }
+
+    /// Why this very file failed its trial, if it had one.
+    pub(super) fn known_failure(&self, file: &PluginFile) -> Option<String> {
+        let stamp = file.stamp().ok()?;
+        let trial = self.read_book().0.remove(&file.path)?;
+        trial.refusal.filter(|_| trial.stamp == stamp)
     }
 
     fn read_book(&self) -> Book {

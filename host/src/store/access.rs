@@ -40,8 +40,8 @@ impl Unwritten {
 
 impl Store {
     /// Counts an access of each record. It is kept in memory and written every few seconds, by
-    /// [`Store::flush`], or when the store is dropped, so a crash may lose some. A read-only store
-    /// counts nothing.
+    /// [`Store::flush`], or when the store is dropped. A crash loses some, and so does another
+    /// process that is writing then: nobody waits for a count. A read-only store counts nothing.
     pub fn touch(&self, ids: &[RecordId], now_ms: u64) {
         let Some(writer) = &self.writer else { return };
         let mut unwritten = self.accesses.lock();
@@ -52,8 +52,7 @@ impl Store {
         }
         if unwritten.since.elapsed() >= FLUSH_AFTER {
             let accesses = unwritten.take();
-            // Nobody waits for it.
-            drop(writer.submit(move |db| count(db, &accesses)));
+            drop(writer.submit_if_free(move |db| count(db, &accesses)));
         }
     }
 
@@ -67,6 +66,17 @@ impl Store {
             return Ok(());
         }
         self.write(move |db| count(db, &accesses))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let accesses = self.accesses.lock().take();
+        if let Some(writer) = self.writer.as_ref().filter(|_| !accesses.is_empty())
+            && let Err(error) = writer.submit_if_free(move |db| count(db, &accesses)).wait()
+        {
+            tracing::debug!("the last accesses were not counted: {error}");
+        }
     }
 }
 
@@ -84,6 +94,22 @@ fn count(db: &Connection, accesses: &HashMap<RecordId, (u64, u64)>) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::super::{Filter, fixture::*};
+    use super::*;
+
+    #[test]
+    fn a_dropped_store_does_not_wait_for_another_process_to_count_accesses() {
+        let f = Fixture::new();
+        let id = f.store.add(None, vec![note("a")]).unwrap()[0].id;
+        let holder = Connection::open(f.store.path()).unwrap();
+        holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+        f.store.touch(&[id], 1);
+        let started = Instant::now();
+        let (path, folder) = f.close();
+        assert!(started.elapsed() < NORMAL.busy_timeout / 2);
+        holder.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(Store::open(&path, &NORMAL).unwrap().records(&[id]).unwrap()[0].access_count, 0);
+        drop(folder);
+    }
 
     #[test]
     fn accesses_are_written_together_by_flush_and_when_dropped() {

@@ -1,6 +1,7 @@
 //! Storing records, and storing them again.
 use super::{
-    Layer, NewRecord, RecordId, SpaceId, Store, StoreError, error::Fault, keywords, now_ms, vectors,
+    Layer, NewRecord, RecordId, SpaceId, Store, StoreError, error::Fault, keywords, now_ms,
+    record::DEFAULT_KIND, vectors,
 };
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::BTreeSet;
@@ -22,7 +23,8 @@ pub struct Added {
 pub enum Outcome {
     /// It is new.
     Stored,
-    /// It was there: its access is counted, its expiry prolonged, its tags merged.
+    /// It was there: its access is counted, its expiry prolonged, its tags merged. Its kind and
+    /// session are the new ones where these say something: a kind other than `note`, any session.
     Refreshed,
 }
 
@@ -144,16 +146,20 @@ fn find_same(db: &Connection, new: &Prepared) -> rusqlite::Result<Option<(Record
 }
 
 fn refresh(db: &Connection, id: RecordId, new: &Prepared, now: u64) -> rusqlite::Result<()> {
+    let record = &new.record;
+    let kind = Some(&record.kind).filter(|kind| *kind != DEFAULT_KIND);
     db.prepare_cached(
         "UPDATE records SET
              last_access_ms = max(last_access_ms, ?2),
              access_count = access_count + 1,
              importance = max(importance, ?3),
              -- With NULL, which is never, max is NULL.
-             expires_ms = max(expires_ms, ?4)
+             expires_ms = max(expires_ms, ?4),
+             kind = coalesce(?5, kind),
+             session = coalesce(?6, session)
          WHERE id = ?1",
     )?
-    .execute((id, now, new.record.importance, new.record.expires_ms))?;
+    .execute((id, now, record.importance, record.expires_ms, kind, &record.session))?;
     Ok(())
 }
 
@@ -220,6 +226,26 @@ mod tests {
         f.store.add(Some(space), vec![NewRecord { vector: Some(vec![1.0, 2.0]), ..note("same") }]).unwrap();
         assert_eq!(f.store.head(space, Layer::Insights).unwrap(), head);
         assert_eq!(f.store.records(&[first[0].id]).unwrap()[0].expires_ms, None);
+    }
+
+    #[test]
+    fn a_record_that_is_added_again_takes_the_kind_and_session_that_are_given() {
+        let f = Fixture::new();
+        let new = |kind: &str, session: Option<&str>| NewRecord {
+            kind: kind.to_owned(),
+            session: session.map(str::to_owned),
+            ..note("same")
+        };
+        let add = |new| {
+            let id = f.store.add(None, vec![new]).unwrap()[0].id;
+            let record = f.store.records(&[id]).unwrap().remove(0);
+            (record.kind, record.session)
+        };
+        let is = |kind: &str, session: Option<&str>| (kind.to_owned(), session.map(str::to_owned));
+        assert_eq!(add(new("note", None)), is("note", None));
+        assert_eq!(add(new("decision", Some("s"))), is("decision", Some("s")));
+        assert_eq!(add(new("note", None)), is("decision", Some("s")));
+        assert_eq!(add(new("fact", Some("t"))), is("fact", Some("t")));
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl Store {
                        WHERE space_id = ?1 AND layer = ?2 AND seq > ?3) AS changed
                  LEFT JOIN vectors
                    ON vectors.space_id = ?1 AND vectors.layer = ?2 AND vectors.record_id = changed.record_id
+                      AND length(vector) > 0
                  ORDER BY changed.record_id",
             )?;
             let mut rows = latest.query((space, layer, seq))?;

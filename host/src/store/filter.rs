@@ -1,5 +1,6 @@
 use super::{IdSet, Layer, RecordId, Store, StoreError};
 use rusqlite::{params_from_iter, types::Value};
+use std::path::MAIN_SEPARATOR;
 
 /// Which records are meant: those that fit every field. The default fits all.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -14,9 +15,8 @@ pub struct Filter {
     pub project: Option<String>,
     /// Of this session.
     pub session: Option<String>,
-    /// Taken from a file whose path begins so. It is compared by characters: end the name of a
-    /// folder with its separator.
-    pub source_prefix: Option<String>,
+    /// Taken from the file at this path, or from one below it.
+    pub source: Option<String>,
     /// Stored at this time or later, in milliseconds since 1970.
     pub created_after_ms: Option<u64>,
     /// Stored before this time, in milliseconds since 1970.
@@ -52,10 +52,6 @@ impl Filter {
         if let Some(session) = &self.session {
             and("records.session = ?", text(session));
         }
-        if let Some(prefix) = &self.source_prefix {
-            and("records.source_path >= ?", text(prefix));
-            and("records.source_path < ?", Value::Text(format!("{prefix}{}", char::MAX)));
-        }
         if let Some(time) = self.created_after_ms {
             and("records.created_ms >= ?", time_value(time));
         }
@@ -68,8 +64,22 @@ impl Filter {
         for tag in &self.tags {
             and("records.id IN (SELECT record_id FROM record_tags WHERE tag = ?)", text(tag));
         }
+        if let Some(path) = &self.source {
+            let (itself, first, end) = at_and_below(path);
+            sql.push_str(
+                " AND (records.source_path = ? OR (records.source_path >= ? AND records.source_path < ?))",
+            );
+            values.extend([itself, first, end].map(Value::Text));
+        }
         (sql, values)
     }
+}
+
+/// The path, and the range of all paths below it: the first that could be, and the end, which is not.
+pub(super) fn at_and_below(path: &str) -> (String, String, String) {
+    let path = path.trim_end_matches(MAIN_SEPARATOR);
+    let after = char::from(MAIN_SEPARATOR as u8 + 1);
+    (path.to_owned(), format!("{path}{MAIN_SEPARATOR}"), format!("{path}{after}"))
 }
 
 /// Times beyond what SQLite can hold are later than every record's.
@@ -150,9 +160,13 @@ mod tests {
             (Filter { project: some("p"), ..any() }, "c"),
             (Filter { project: some(""), ..any() }, "abd"),
             (Filter { session: some("s"), ..any() }, "d"),
-            (Filter { source_prefix: some("/p/"), ..any() }, "bd"),
-            (Filter { source_prefix: some("/p/100%"), ..any() }, "b"),
-            (Filter { source_prefix: some("/q"), ..any() }, ""),
+            (Filter { source: some("/p"), ..any() }, "bd"),
+            (Filter { source: some("/p/"), ..any() }, "bd"),
+            (Filter { source: some("/p/100"), ..any() }, "d"),
+            (Filter { source: some("/p/100%/x"), ..any() }, "b"),
+            (Filter { source: some("/p/1"), ..any() }, ""),
+            (Filter { source: some("/"), ..any() }, "bd"),
+            (Filter { source: some("/p"), session: some("s"), ..any() }, "d"),
             (Filter { created_after_ms: Some(created), ..any() }, "abcd"),
             (Filter { created_after_ms: Some(created + 1), ..any() }, ""),
             (Filter { created_before_ms: Some(created + 1), ..any() }, "abcd"),

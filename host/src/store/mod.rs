@@ -44,6 +44,7 @@ use error::Fault;
 use rusqlite::Connection;
 use std::{
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use writer::{Pending, Writer};
@@ -87,6 +88,7 @@ pub struct Store {
     accesses: Accesses,
     /// `None` where the store is read only.
     writer: Option<Writer>,
+    id: OnceLock<[u8; 16]>,
 }
 
 impl Store {
@@ -112,7 +114,20 @@ impl Store {
             create_folder(path)?;
             Some(Writer::start(path, options)?)
         };
-        Ok(Self { path: path.to_path_buf(), readers, accesses: Accesses::new(), writer })
+        Ok(Self { path: path.to_path_buf(), readers, accesses: Accesses::new(), writer, id: OnceLock::new() })
+    }
+
+    /// What tells this database from every other, even from one that is made at the same path when
+    /// this one is gone. A copy of the file has the same.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn id(&self) -> Result<[u8; 16], StoreError> {
+        if let Some(id) = self.id.get() {
+            return Ok(*id);
+        }
+        let id = self.read(|db| Ok(db.query_row("SELECT database_id FROM meta", [], |row| row.get(0))?))?;
+        Ok(*self.id.get_or_init(|| id))
     }
 
     /// The file.
@@ -146,17 +161,15 @@ impl Store {
     }
 }
 
-impl Drop for Store {
-    fn drop(&mut self) {
-        if let Err(error) = self.flush() {
-            tracing::warn!("the last accesses were not counted: {error}");
-        }
-    }
-}
-
+/// Makes the folder of the database where it is missing. Nobody else may look into a new one.
 fn create_folder(database: &Path) -> Result<(), StoreError> {
     let Some(folder) = database.parent() else { return Ok(()) };
-    std::fs::create_dir_all(folder)
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+        .recursive(true)
+        .create(folder)
         .map_err(|error| StoreError::Folder { path: folder.to_path_buf(), reason: error.to_string() })
 }
 
@@ -194,6 +207,31 @@ mod tests {
         let error = reader.add(None, vec![note("b")]).unwrap_err();
         assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
         assert_eq!(reader.check().unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_database_has_an_id_of_its_own_that_stays() {
+        let f = Fixture::new();
+        let id = f.store.id().unwrap();
+        assert_ne!(id, Fixture::new().store.id().unwrap());
+        let f = f.reopen(&READ_ONLY());
+        assert_eq!(f.store.id(), Ok(id));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_new_folder_is_its_owners_alone_and_another_is_left_as_it_is() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let open = |path: &Path| Store::open(&path.join("magray.db"), &NORMAL).unwrap();
+        let (new, shared) = (folder.path().join("new"), folder.path().join("shared"));
+        open(&new);
+        assert_eq!(mode(&new), 0o700);
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o755)).unwrap();
+        open(&shared);
+        assert_eq!(mode(&shared), 0o755);
     }
 
     #[test]

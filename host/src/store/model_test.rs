@@ -126,6 +126,7 @@ impl World {
                 let source = NewSource {
                     path: PATHS[path].to_owned(),
                     content_hash: [0; 32],
+                    settings: [0; 32],
                     size: 0,
                     mtime_ms: 0,
                     project: None,
@@ -138,7 +139,7 @@ impl World {
                     std::mem::take(&mut self.model).into_iter().partition(|(_, old)| old.path == Some(path));
                 self.model = others;
                 // Which of equal records stays is the store's affair; that the texts fit is not.
-                let filter = Filter { source_prefix: Some(PATHS[path].to_owned()), ..Filter::default() };
+                let filter = Filter { source: Some(PATHS[path].to_owned()), ..Filter::default() };
                 let stored = self.f.store.list(&filter, 99, 0).unwrap();
                 assert_eq!(old.len() + outcome.added - outcome.removed, stored.len());
                 let mut texts: Vec<String> = texts.iter().map(u8::to_string).collect();

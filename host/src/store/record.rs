@@ -86,6 +86,9 @@ pub struct Record {
     pub superseded_by: Option<RecordId>,
 }
 
+/// The kind of a record that was given none.
+pub(super) const DEFAULT_KIND: &str = "note";
+
 /// A record to store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewRecord {
@@ -109,7 +112,8 @@ pub struct NewRecord {
     pub importance: f32,
     /// When it may be deleted, in milliseconds since 1970; `None` for never.
     pub expires_ms: Option<u64>,
-    /// Its vector, as wide as the space of the call. Stored as f16.
+    /// Its vector, as wide as the space of the call; stored as f16. One of zeros has no direction:
+    /// the record then counts as embedded, and no index hears of it.
     pub vector: Option<Vec<f32>>,
 }
 
@@ -118,7 +122,7 @@ impl NewRecord {
     pub fn new(layer: Layer, text: impl Into<String>) -> Self {
         Self {
             layer,
-            kind: "note".to_owned(),
+            kind: DEFAULT_KIND.to_owned(),
             title: None,
             text: text.into(),
             tags: Vec::new(),

@@ -65,7 +65,8 @@ impl Store {
         })
     }
 
-    /// Deletes records. Returns how many were there.
+    /// Deletes records. Returns how many were there. The sources of those that came from a file are
+    /// dropped: what is left of the file has to be read again to be whole.
     ///
     /// # Errors
     /// `ReadOnly`, `Full`, `Busy`.
@@ -74,7 +75,8 @@ impl Store {
         self.write(move |db| Ok(remove_all(db, ids)?))
     }
 
-    /// Deletes every record that fits; with the default filter, every record. Returns how many.
+    /// Deletes every record that fits, as [`Store::forget`]; with the default filter, every record.
+    /// Returns how many.
     ///
     /// # Errors
     /// `ReadOnly`, `Full`, `Busy`.
@@ -99,7 +101,8 @@ impl Store {
         })
     }
 
-    /// Deletes the records that were due at `now_ms` or before. Returns how many.
+    /// Deletes the records that were due at `now_ms` or before, as [`Store::forget`]. Returns how
+    /// many.
     ///
     /// # Errors
     /// `ReadOnly`, `Full`, `Busy`; some of them may then be deleted.
@@ -128,9 +131,13 @@ fn ids(db: &Connection, sql: &str, values: Vec<Value>) -> Result<Vec<RecordId>, 
     Ok(ids.query_map(params_from_iter(values), |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
 
+/// Deletes records, and says of their files that they were not read.
 fn remove_all(db: &Connection, ids: Vec<RecordId>) -> rusqlite::Result<usize> {
     let mut removed = 0;
+    let mut drop_source = db
+        .prepare_cached("DELETE FROM sources WHERE path = (SELECT source_path FROM records WHERE id = ?1)")?;
     for id in ids {
+        drop_source.execute([id])?;
         removed += usize::from(remove(db, id)?);
     }
     Ok(removed)
@@ -195,7 +202,7 @@ fn from_row(db: &Connection, row: &Row<'_>) -> rusqlite::Result<Record> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{fixture::*, now_ms};
+    use super::super::{NewRecord, NewSource, fixture::*, now_ms};
     use super::*;
 
     #[test]
@@ -232,9 +239,7 @@ mod tests {
     fn what_is_forgotten_is_gone_and_its_id_is_not_used_again() {
         let f = Fixture::new();
         let space = f.space(2);
-        let new = || {
-            vec![super::super::NewRecord { tags: strings(&["t"]), vector: Some(vec![1.0, 1.0]), ..note("a") }]
-        };
+        let new = || vec![NewRecord { tags: strings(&["t"]), vector: Some(vec![1.0, 1.0]), ..note("a") }];
         let id = f.store.add(Some(space), new()).unwrap()[0].id;
         assert_eq!(f.store.forget(&[id, id, RecordId(77)]).unwrap(), 1);
         assert_eq!(f.store.records(&[id]).unwrap(), []);
@@ -252,12 +257,42 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_lost_a_record_is_not_known_any_more() {
+        let f = Fixture::new();
+        let due = |text: &str, expires_ms| NewRecord { expires_ms, tags: strings(&[text]), ..note(text) };
+        for path in ["/forget", "/match", "/expire", "/keep"] {
+            let source = NewSource {
+                path: path.to_owned(),
+                content_hash: [1; 32],
+                settings: [2; 32],
+                size: 0,
+                mtime_ms: 0,
+                project: None,
+                layer: Layer::Assets,
+            };
+            let expires_ms = (path == "/expire").then_some(5);
+            f.store.replace_source(source, vec![due(path, expires_ms), note("rest")], None).unwrap();
+        }
+        let known =
+            || ["/forget", "/match", "/expire", "/keep"].map(|p| f.store.source(p).unwrap().is_some());
+        let forget = Filter { source: Some("/forget".to_owned()), ..Filter::default() };
+        let first = f.store.list(&forget, 1, 0).unwrap()[0].id;
+        assert_eq!(f.store.forget(&[first]).unwrap(), 1);
+        assert_eq!(known(), [false, true, true, true]);
+        let tagged = Filter { tags: strings(&["/match"]), ..Filter::default() };
+        assert_eq!(f.store.forget_matching(&tagged).unwrap(), 1);
+        assert_eq!(f.store.expire(5).unwrap(), 1);
+        assert_eq!(known(), [false, false, false, true]);
+        // What is left of them is still found where the files are.
+        assert_eq!(f.store.source_paths("/").unwrap(), ["/expire", "/forget", "/keep", "/match"]);
+    }
+
+    #[test]
     fn what_is_due_expires_in_batches() {
         let f = Fixture::new();
         let now = now_ms();
-        let due = (0..EXPIRE_BATCH + 1)
-            .map(|n| super::super::NewRecord { expires_ms: Some(now), ..note(&n.to_string()) });
-        let later = super::super::NewRecord { expires_ms: Some(now + 1), ..note("later") };
+        let due = (0..EXPIRE_BATCH + 1).map(|n| NewRecord { expires_ms: Some(now), ..note(&n.to_string()) });
+        let later = NewRecord { expires_ms: Some(now + 1), ..note("later") };
         f.store.add(None, due.chain([later, note("never")]).collect()).unwrap();
         assert_eq!(f.store.expire(now - 1).unwrap(), 0);
         assert_eq!(f.store.expire(now).unwrap(), EXPIRE_BATCH + 1);

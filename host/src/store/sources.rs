@@ -1,7 +1,7 @@
 //! Files that records were taken from.
 use super::{
-    Layer, NewRecord, RecordId, SourceRef, SpaceId, Store, StoreError, add, error::Fault, now_ms, records,
-    vectors,
+    Layer, NewRecord, RecordId, SourceRef, SpaceId, Store, StoreError, add, error::Fault,
+    filter::at_and_below, now_ms, records, vectors,
 };
 use rusqlite::{Connection, OptionalExtension, Row};
 use std::collections::{HashMap, VecDeque};
@@ -13,6 +13,9 @@ pub struct NewSource {
     pub path: String,
     /// BLAKE3 of its bytes.
     pub content_hash: [u8; 32],
+    /// Digest of what its records depend on beside its bytes: how it was split, how they were
+    /// labelled.
+    pub settings: [u8; 32],
     /// Its length in bytes.
     pub size: u64,
     /// When it was last changed, in milliseconds since 1970.
@@ -53,7 +56,7 @@ impl std::iter::Sum for SourceOutcome {
     }
 }
 
-const COLUMNS: &str = "path, content_hash, size, mtime_ms, project, layer, indexed_ms";
+const COLUMNS: &str = "path, content_hash, settings, size, mtime_ms, project, layer, indexed_ms";
 
 impl Store {
     /// Makes `records` the records of `source`, all of them and no others, at once. Layer, project
@@ -119,7 +122,7 @@ impl Store {
         })
     }
 
-    /// The source at `path`, if it was stored.
+    /// The source at `path`, if it was stored and none of its records was forgotten or expired since.
     ///
     /// # Errors
     /// What SQLite says.
@@ -130,18 +133,37 @@ impl Store {
         })
     }
 
-    /// The sources whose paths begin with `prefix`, by path. End the name of a folder with its
-    /// separator.
+    /// The paths at or below `path`, sorted, of sources and of records that are left of one.
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn sources(&self, prefix: &str) -> Result<Vec<Source>, StoreError> {
+    pub fn source_paths(&self, path: &str) -> Result<Vec<String>, StoreError> {
         self.read(|db| {
-            let mut sources = db.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM sources WHERE path >= ?1 AND path < ?2 ORDER BY path"
-            ))?;
-            let end = format!("{prefix}{}", char::MAX);
-            Ok(sources.query_map([prefix, &end], Source::from_row)?.collect::<Result<_, _>>()?)
+            let mut paths = db.prepare_cached(
+                "SELECT path FROM sources WHERE path = ?1 OR (path >= ?2 AND path < ?3)
+                 UNION
+                 SELECT source_path FROM records
+                 WHERE source_path = ?1 OR (source_path >= ?2 AND source_path < ?3)
+                 ORDER BY 1",
+            )?;
+            Ok(paths.query_map(at_and_below(path), |row| row.get(0))?.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Lets the records of sources live until `expires_ms`, where they would be due earlier.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Full`, `Busy`.
+    pub fn prolong_sources(&self, paths: &[String], expires_ms: u64) -> Result<(), StoreError> {
+        let paths = paths.to_vec();
+        self.write(move |db| {
+            let mut prolong = db.prepare_cached(
+                "UPDATE records SET expires_ms = ?2 WHERE source_path = ?1 AND expires_ms < ?2",
+            )?;
+            for path in &paths {
+                prolong.execute((path, expires_ms))?;
+            }
+            Ok(())
         })
     }
 
@@ -205,6 +227,7 @@ impl Source {
         let file = NewSource {
             path: row.get("path")?,
             content_hash: row.get("content_hash")?,
+            settings: row.get("settings")?,
             size: row.get("size")?,
             mtime_ms: row.get("mtime_ms")?,
             project: (!project.is_empty()).then_some(project),
@@ -275,11 +298,12 @@ fn keep(db: &Connection, id: RecordId, new: &NewRecord) -> rusqlite::Result<()> 
 
 fn put(db: &Connection, source: &NewSource, now: u64) -> rusqlite::Result<()> {
     db.prepare_cached(&format!(
-        "INSERT OR REPLACE INTO sources ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+        "INSERT OR REPLACE INTO sources ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
     ))?
     .execute((
         &source.path,
         &source.content_hash,
+        &source.settings,
         source.size,
         source.mtime_ms,
         source.project.as_deref().unwrap_or_default(),
@@ -298,6 +322,7 @@ mod tests {
         NewSource {
             path: path.to_owned(),
             content_hash: [7; 32],
+            settings: [8; 32],
             size: 12,
             mtime_ms: 34,
             project: Some("p".to_owned()),
@@ -400,22 +425,39 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_found_by_path_and_prefix() {
+    fn sources_are_found_by_path_and_folder() {
         let f = Fixture::new();
-        for path in ["/b/2", "/a/1", "/b/1", "/b%"] {
+        for path in ["/b/2", "/a/1", "/b/1", "/b%", "/b.txt", "/b-old/1", "/c"] {
             f.store.replace_source(file(path), Vec::new(), None).unwrap();
         }
         let source = f.store.source("/b/2").unwrap().unwrap();
         assert_eq!(source.file, file("/b/2"));
         assert!(source.indexed_ms > 0);
         assert_eq!(f.store.source("/b").unwrap(), None);
-        let paths = |prefix| {
-            let sources = f.store.sources(prefix).unwrap();
-            sources.into_iter().map(|source| source.file.path).collect::<Vec<_>>()
-        };
+        let paths = |path| f.store.source_paths(path).unwrap();
+        assert_eq!(paths("/b"), ["/b/1", "/b/2"]);
         assert_eq!(paths("/b/"), ["/b/1", "/b/2"]);
-        assert_eq!(paths("").len(), 4);
+        assert_eq!(paths("/c"), ["/c"]);
+        assert_eq!(paths("/").len(), 7);
         f.store.remove_sources(&strings(&["/b/1"])).unwrap();
-        assert_eq!(paths("/b/"), ["/b/2"]);
+        assert_eq!(paths("/b"), ["/b/2"]);
+    }
+
+    #[test]
+    fn the_records_of_a_source_live_longer_but_never_shorter() {
+        let f = Fixture::new();
+        let due = |text: &str, expires_ms| NewRecord { expires_ms, ..note(text) };
+        let records = vec![due("early", Some(10)), due("late", Some(30)), due("never", None)];
+        for path in ["/a", "/b"] {
+            f.store.replace_source(file(path), records.clone(), None).unwrap();
+        }
+        f.store.prolong_sources(&strings(&["/a", "/nowhere"]), 20).unwrap();
+        let expiries = |path: &str| {
+            let filter = Filter { source: Some(path.to_owned()), ..Filter::default() };
+            let records = f.store.list(&filter, 9, 0).unwrap();
+            records.iter().rev().map(|record| record.expires_ms).collect::<Vec<_>>()
+        };
+        assert_eq!(expiries("/a"), [Some(20), Some(30), None]);
+        assert_eq!(expiries("/b"), [Some(10), Some(30), None]);
     }
 }

@@ -45,7 +45,11 @@ impl Store {
                     layer,
                     records: count("SELECT count(*) FROM records WHERE layer = ?1")?,
                     vectors: count(
-                        "SELECT count(*) FROM vectors WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1",
+                        "SELECT (SELECT count(*) FROM vectors
+                                 WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1)
+                              - (SELECT count(*) FROM vectors
+                                 WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1
+                                   AND length(vector) = 0)",
                     )?,
                 })
             });
@@ -97,7 +101,8 @@ fn check_tables(db: &Connection) -> Result<Vec<String>, Fault> {
         ),
         (
             "vectors of a wrong width",
-            "SELECT count(*) FROM vectors JOIN spaces ON spaces.id = space_id WHERE length(vector) <> 2 * dim",
+            "SELECT count(*) FROM vectors JOIN spaces ON spaces.id = space_id
+             WHERE length(vector) NOT IN (0, 2 * dim)",
         ),
         (
             "tags without a record",
@@ -138,6 +143,7 @@ mod tests {
         let source = NewSource {
             path: "/a".to_owned(),
             content_hash: [0; 32],
+            settings: [0; 32],
             size: 1,
             mtime_ms: 1,
             project: None,

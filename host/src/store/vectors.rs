@@ -73,12 +73,13 @@ impl Store {
         })
     }
 
-    /// Gives records their vectors in `space`, in place of those that they have there. Records that
-    /// are gone are passed over. Returns how many vectors were stored.
+    /// Gives records their vectors in `space`, in place of those that they have there. A vector of
+    /// zeros has no direction: its record counts as embedded, and no index hears of it. Records that
+    /// are gone are passed over. Returns how many were there.
     ///
     /// # Errors
-    /// `InvalidInput` for an unknown space, a vector of another width, one with numbers that f16
-    /// cannot hold, or one without a direction; then nothing is stored.
+    /// `InvalidInput` for an unknown space, a vector of another width, or one with numbers that f16
+    /// cannot hold; then nothing is stored.
     pub fn put_vectors(&self, space: SpaceId, vectors: &[(RecordId, Vec<f32>)]) -> Result<usize, StoreError> {
         let dim = self.dim(space)?;
         let mut encoded = Vec::with_capacity(vectors.len());
@@ -103,7 +104,7 @@ impl Store {
         })
     }
 
-    /// The first `limit` records after `after`, by id, that have no vector in `space`. To go through
+    /// The first `limit` records after `after`, by id, that were not embedded in `space`. To go through
     /// all of them start with `RecordId(0)` and go on with the last id.
     ///
     /// # Errors
@@ -126,13 +127,13 @@ impl Store {
         })
     }
 
-    /// How many records have no vector in `space`.
+    /// How many records were not embedded in `space`.
     ///
     /// # Errors
     /// What SQLite says.
     pub fn count_without_vector(&self, space: SpaceId) -> Result<u64, StoreError> {
         self.read(|db| {
-            // Every vector is of a record, so two counts of narrow indexes are enough.
+            // Every row of `vectors` is of a record, so two counts of narrow indexes are enough.
             let mut count = db.prepare_cached(
                 "SELECT (SELECT count(*) FROM records)
                       - (SELECT count(*) FROM vectors WHERE space_id = ?1)",
@@ -141,14 +142,18 @@ impl Store {
         })
     }
 
-    /// How many vectors `space` and `layer` have.
+    /// How many vectors `space` and `layer` have, without those that have no direction.
     ///
     /// # Errors
     /// What SQLite says.
     pub fn vector_count(&self, space: SpaceId, layer: Layer) -> Result<u64, StoreError> {
         self.read(|db| {
-            let mut count =
-                db.prepare_cached("SELECT count(*) FROM vectors WHERE space_id = ?1 AND layer = ?2")?;
+            // Two counts of narrow indexes.
+            let mut count = db.prepare_cached(
+                "SELECT (SELECT count(*) FROM vectors WHERE space_id = ?1 AND layer = ?2)
+                      - (SELECT count(*) FROM vectors
+                         WHERE space_id = ?1 AND layer = ?2 AND length(vector) = 0)",
+            )?;
             Ok(count.query_row((space, layer), |row| row.get(0))?)
         })
     }
@@ -173,7 +178,8 @@ impl Store {
             let mut ids = Vec::with_capacity(batch);
             let mut vectors = Vec::with_capacity(batch.saturating_mul(decoder.dim()));
             let mut all = db.prepare_cached(
-                "SELECT record_id, vector FROM vectors WHERE space_id = ?1 AND layer = ?2 ORDER BY record_id",
+                "SELECT record_id, vector FROM vectors
+                 WHERE space_id = ?1 AND layer = ?2 AND length(vector) > 0 ORDER BY record_id",
             )?;
             let mut rows = all.query((space, layer))?;
             while let Some(row) = rows.next()? {
@@ -229,7 +235,7 @@ pub(super) fn dim(db: &Connection, space: SpaceId) -> Result<usize, Fault> {
     Ok(dim.ok_or_else(|| StoreError::invalid(format!("there is no space {}", space.0)))?)
 }
 
-/// Gives a record its vector unless it has one in `space`.
+/// Gives a record its vector unless it was embedded in `space`.
 pub(super) fn put_missing(
     db: &Connection,
     space: SpaceId,
@@ -241,13 +247,13 @@ pub(super) fn put_missing(
         "INSERT INTO vectors (space_id, layer, record_id, vector) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO NOTHING",
     )?;
-    if put.execute((space, layer, id, vector))? == 1 {
+    if put.execute((space, layer, id, vector))? == 1 && !vector.is_empty() {
         changes::log(db, space, layer, id)?;
     }
     Ok(())
 }
 
-/// Whether a record has a vector in `space`.
+/// Whether a record was embedded in `space`.
 pub(super) fn exists(db: &Connection, space: SpaceId, layer: Layer, id: RecordId) -> rusqlite::Result<bool> {
     db.prepare_cached("SELECT 1 FROM vectors WHERE space_id = ?1 AND layer = ?2 AND record_id = ?3")?
         .exists((space, layer, id))
@@ -267,7 +273,7 @@ pub(super) fn remove(db: &Connection, layer: Layer, id: RecordId) -> rusqlite::R
     Ok(())
 }
 
-/// The vector as the database has it: `dim` little-endian f16.
+/// The vector as the database has it: `dim` little-endian f16, or nothing where all are zero.
 ///
 /// # Errors
 /// `InvalidInput` as [`Store::put_vectors`].
@@ -284,7 +290,7 @@ pub(super) fn encode(vector: &[f32], dim: usize) -> Result<Vec<u8>, StoreError> 
         return Err(StoreError::invalid("a vector has a number that is not finite or too large for f16"));
     }
     if halves.iter().all(|&half| half == f16::ZERO) {
-        return Err(StoreError::invalid("a vector is zero and has no direction"));
+        return Ok(Vec::new());
     }
     Ok(halves.reinterpret_cast().iter().flat_map(|bits| bits.to_le_bytes()).collect())
 }
@@ -406,6 +412,48 @@ mod tests {
             ControlFlow::Break(())
         });
         assert_eq!((calls, ended), (1, head));
+    }
+
+    #[test]
+    fn a_record_without_a_direction_is_embedded_and_no_index_hears_of_it() {
+        let f = Fixture::new();
+        let space = f.space(2);
+        let record = |text, vector: [f32; 2]| NewRecord { vector: Some(vector.to_vec()), ..note(text) };
+        // The smaller one is zero in f16.
+        let records = vec![record("a", [0.0, 0.0]), record("b", [1e-9, 0.0]), record("c", [1.0, 0.0])];
+        let ids: Vec<_> = f.store.add(Some(space), records).unwrap().iter().map(|added| added.id).collect();
+        let seen = || {
+            let mut seen = Vec::new();
+            let scanned = f.store.scan_vectors(space, Layer::Insights, 9, |ids, _| {
+                seen.extend_from_slice(ids);
+                ControlFlow::Continue(())
+            });
+            assert_eq!(scanned, f.store.head(space, Layer::Insights));
+            assert_eq!(f.store.vector_count(space, Layer::Insights).unwrap(), seen.len() as u64);
+            assert_eq!(f.store.stats().unwrap().layers[1].vectors, seen.len() as u64);
+            seen
+        };
+        assert_eq!(seen(), [3]);
+        assert_eq!(f.store.changes_after(space, Layer::Insights, 0).unwrap().upserts, [3]);
+        assert_eq!(f.store.count_without_vector(space).unwrap(), 0);
+        assert_eq!(f.store.without_vector(space, RecordId(0), 9).unwrap(), []);
+
+        // One that loses its direction is gone to an index, and one that gets one is new.
+        let head = f.store.head(space, Layer::Insights).unwrap();
+        f.store.put_vectors(space, &[(ids[2], vec![0.0; 2]), (ids[0], vec![0.0, 1.0])]).unwrap();
+        let changes = f.store.changes_after(space, Layer::Insights, head).unwrap();
+        assert_eq!((changes.upserts, changes.removed), (vec![1], vec![3]));
+        assert_eq!(seen(), [1]);
+        assert_eq!(f.store.check().unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn vectors_are_counted_without_being_read() {
+        let f = Fixture::new();
+        let sql = "EXPLAIN QUERY PLAN SELECT count(*) FROM vectors
+                   WHERE space_id = 1 AND layer = 1 AND length(vector) = 0";
+        let plan: String = f.store.read(|db| Ok(db.query_row(sql, [], |row| row.get(3))?)).unwrap();
+        assert!(plan.contains("COVERING INDEX vectors_without_direction"), "{plan}");
     }
 
     #[test]

@@ -22,8 +22,13 @@ const MAX_GROUP: usize = 1024;
 /// Bytes of the write-ahead log beyond which it is written back and emptied.
 const WAL_LIMIT: u64 = 32 << 20;
 
-/// A request: runs in the transaction, or is told why there is none, and leaves how to answer.
-type Request = Box<dyn FnOnce(Result<&mut Transaction<'_>, StoreError>) -> Answer + Send>;
+/// What a caller wants to be written.
+struct Request {
+    /// Runs in the transaction, or is told why there is none, and leaves how to answer.
+    work: Box<dyn FnOnce(Result<&mut Transaction<'_>, StoreError>) -> Answer + Send>,
+    /// Whether it waits for another process's transaction, or fails at once.
+    waits: bool,
+}
 
 /// Answers a request once it is known whether the transaction is durable.
 type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
@@ -74,20 +79,36 @@ impl Writer {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Pending<T> {
+        self.queue(work, true)
+    }
+
+    /// As [`Writer::submit`], but `work` fails at once where another process is writing.
+    pub(super) fn submit_if_free<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Pending<T> {
+        self.queue(work, false)
+    }
+
+    fn queue<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        waits: bool,
+    ) -> Pending<T> {
         let (reply, answer) = mpsc::sync_channel(1);
         let path = self.path.clone();
-        let request: Request = Box::new(move |transaction| {
+        let work = Box::new(move |transaction: Result<&mut Transaction<'_>, StoreError>| {
             let result = transaction
                 .and_then(|transaction| in_savepoint(transaction, work).map_err(|fault| fault.at(&path)));
             Box::new(move |committed| {
                 let result = result.and_then(|value| committed.map(|()| value));
                 // Whoever does not wait for the answer does not want it.
                 drop(reply.send(result));
-            })
+            }) as Answer
         });
         if let Some(requests) = &self.requests {
             // Where the thread is gone, the request is dropped, and `wait` says so.
-            drop(requests.send(request));
+            drop(requests.send(Request { work, waits }));
         }
         Pending(answer)
     }
@@ -137,20 +158,22 @@ impl Worker {
     }
 
     fn commit(&mut self, group: Vec<Request>) {
-        let mut transaction = match self.connection.transaction_with_behavior(TransactionBehavior::Immediate)
-        {
+        let waits = group.iter().any(|request| request.waits);
+        let timeout = if waits { self.busy_timeout } else { Duration::ZERO };
+        let mut transaction = match begin(&mut self.connection, timeout) {
             Ok(transaction) => transaction,
             Err(error) => {
                 let error = StoreError::from_sqlite(&self.path, &error);
                 for request in group {
-                    request(Err(error.clone()))(Err(error.clone()));
+                    (request.work)(Err(error.clone()))(Err(error.clone()));
                 }
                 return;
             }
         };
         let mut answers = Vec::with_capacity(group.len());
         for request in group {
-            answers.push(request(ensure_open(&transaction, &self.path).map(|()| &mut transaction)));
+            let open = ensure_open(&transaction, &self.path).map(|()| &mut transaction);
+            answers.push((request.work)(open));
         }
         let committed = ensure_open(&transaction, &self.path)
             .and_then(|()| transaction.commit().map_err(|error| StoreError::from_sqlite(&self.path, &error)));
@@ -169,10 +192,14 @@ impl Worker {
             return Ok(());
         }
         self.connection.busy_timeout(Duration::ZERO)?;
-        let done = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        self.connection.busy_timeout(self.busy_timeout)?;
-        done
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
+}
+
+/// Begins to write once no other process does, or fails after `timeout`.
+fn begin(connection: &mut Connection, timeout: Duration) -> rusqlite::Result<Transaction<'_>> {
+    connection.busy_timeout(timeout)?;
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
 /// SQLite ends the whole transaction where a statement finds no more disk or memory. What follows
@@ -214,9 +241,9 @@ mod tests {
     }
 
     fn insert(text: &str) -> impl FnOnce(&Connection) -> Result<(), Fault> + Send + 'static {
-        let text = text.to_owned();
+        let text = format!("/{text}");
         move |db| {
-            db.execute("INSERT INTO sources VALUES (?1, zeroblob(32), 0, 0, 0, '', 0)", [&text])?;
+            db.execute("INSERT INTO sources VALUES (?1, x'', x'', 0, 0, 0, '', 0)", [&text])?;
             Ok(())
         }
     }
@@ -232,7 +259,7 @@ mod tests {
             request.wait().unwrap();
         }
         assert_eq!(f.store.stats().unwrap().commits, 2);
-        assert_eq!(f.store.sources("").unwrap().len(), 50);
+        assert_eq!(f.store.source_paths("/").unwrap().len(), 50);
     }
 
     #[test]
@@ -254,8 +281,7 @@ mod tests {
         later.wait().unwrap();
         assert!(matches!(bad.wait(), Err(StoreError::Failed { .. })));
         assert_eq!(f.store.stats().unwrap().commits, 2);
-        let paths: Vec<_> = f.store.sources("").unwrap().into_iter().map(|source| source.file.path).collect();
-        assert_eq!(paths, ["a", "c"]);
+        assert_eq!(f.store.source_paths("/").unwrap(), ["/a", "/c"]);
     }
 
     #[test]
@@ -277,9 +303,9 @@ mod tests {
         for request in [before, culprit, after] {
             assert!(request.wait().is_err());
         }
-        assert_eq!(f.store.sources("").unwrap(), []);
+        assert_eq!(f.store.source_paths("/").unwrap(), Vec::<String>::new());
         f.store.submit(insert("c")).unwrap().wait().unwrap();
-        assert_eq!(f.store.sources("").unwrap().len(), 1);
+        assert_eq!(f.store.source_paths("/").unwrap().len(), 1);
     }
 
     #[test]
@@ -307,7 +333,7 @@ mod tests {
         f.store
             .write(|db| {
                 let blob = vec![7u8; WAL_LIMIT as usize + 1];
-                Ok(db.execute("INSERT INTO sources VALUES ('a', ?1, 0, 0, 0, '', 0)", [blob])?)
+                Ok(db.execute("INSERT INTO sources VALUES ('/a', ?1, x'', 0, 0, 0, '', 0)", [blob])?)
             })
             .unwrap();
         // The second request is answered after the log of the first was seen to.

@@ -165,7 +165,8 @@ impl Graph {
         self.with(|points| (usize::from(points.get_max_nb_connection()), points.get_ef_construction()))
     }
 
-    /// Bytes on the heap, estimated: `hnsw_rs` makes four allocations a point and one a link.
+    /// Bytes on the heap, estimated: `hnsw_rs` makes four allocations a point and one a link. Rather
+    /// too many, for the oldest points have the most links.
     pub(crate) fn bytes(&self) -> usize {
         const POINT: usize = 580;
         const LINK: f64 = 60.0;

@@ -1,7 +1,6 @@
 use crate::{
     files,
     graph::thread_pool,
-    ids::Ids,
     options::{Options, Parameters, ef_search},
     segment::{Breadth, Segment},
 };
@@ -76,8 +75,8 @@ fn check(options: &Options, spec: IndexSpec) -> Result<Parameters> {
     if spec.metric == Metric::Dot {
         return Err(Error::new(
             ErrorCode::UNSUPPORTED,
-            "the hnsw index needs a distance, and a dot product is none: use the metric 'cosine' (the same for \
-             normalised vectors) or the index 'flat'",
+            "the hnsw index needs a distance, and a dot product is none; use the metric 'cosine', which is \
+             the same for normalised vectors, or the index 'flat'",
         ));
     }
     options.parameters()
@@ -207,14 +206,7 @@ impl VectorIndex for Hnsw {
     }
 
     fn memory_use(&self) -> MemoryUse {
-        let segment = self.segment.read();
-        let (rows, mapped) = segment.rows().bytes();
-        let ids = segment.with_ids(Ids::bytes);
-        MemoryUse {
-            resident: (segment.graph().bytes() + rows + ids) as u64,
-            mapped: mapped as u64,
-            device: 0,
-        }
+        self.segment.read().memory_use()
     }
 
     fn tune(&self, name: &str, value: &str) -> Result<()> {

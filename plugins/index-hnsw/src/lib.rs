@@ -5,14 +5,14 @@
 //!
 //! | hazard of `hnsw_rs` 0.3.5 | where it is met |
 //! |---|---|
-//! | ends the process on bad files and parameters | [`options`], [`files`] |
-//! | no delete, no update, one id returned twice; many equal vectors cut the graph in two | [`segment`] |
-//! | panics on NaN and on a negative distance, takes any width | [`index`], [`distance`] |
-//! | owns every vector in an allocation of its own | [`rows`] |
-//! | prints to standard output | [`graph`] |
-//! | uses the global thread pool, even to drop a graph | [`graph`] |
-//! | panics in a filtered search of breadth 1; allocates whatever breadth it is asked for | [`graph`] |
-//! | forgets its level distribution when it is loaded | [`graph`] |
+//! | ends the process on bad files and parameters | `options`, `files` |
+//! | no delete, no update, one id returned twice; many equal vectors cut the graph in two | `segment` |
+//! | panics on NaN and on a negative distance, takes any width | `index`, `distance` |
+//! | keeps every vector in memory, and out of reach by its id | `rows` |
+//! | prints to standard output | `graph` |
+//! | uses the global thread pool, even to drop a graph | `graph` |
+//! | panics in a filtered search of breadth 1; allocates whatever breadth it is asked for | `graph` |
+//! | forgets its level distribution when it is loaded | `graph` |
 mod distance;
 mod files;
 mod graph;

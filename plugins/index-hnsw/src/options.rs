@@ -43,7 +43,8 @@ pub struct Options {
     /// Whether large upserts use every thread that the host grants.
     pub use_parallel: Option<bool>,
     /// A search that may return fewer vectors than this compares with each of them, which is then
-    /// both quicker than the graph and exact. 0 to walk the graph whenever it makes sense.
+    /// both quicker than the graph and exact. So does one under a filter so selective that this is
+    /// quicker. 0 to walk the graph always.
     pub exact_below: usize,
 }
 

@@ -9,7 +9,7 @@ use std::{collections::HashSet, path::Path, thread};
 const CX: Cx = Cx::free();
 const LINE: IndexSpec = IndexSpec { dim: 1, metric: Metric::L2 };
 
-/// Walks the graph even where it is small.
+/// Walks the graph always.
 fn walking() -> Options {
     Options { ef_search: Some(8), exact_below: 0, ..Options::default() }
 }
@@ -73,6 +73,16 @@ fn a_filter_that_refuses_the_entry_point_is_no_panic() {
         let found = ids(&index, entry as f32, 1, 1, Some(IdFilter::sorted(&allowed)));
         assert_eq!(found.len(), 1);
         assert!(allowed.contains(&found[0]), "{found:?} for {entry}");
+    }
+}
+
+#[test]
+fn a_selective_filter_is_answered_exactly() {
+    let index = line(Options { exact_below: 1, ef_search: Some(2), ..Options::default() }, 1000);
+    for share in [2, 7, 50] {
+        let allowed: Vec<_> = (0..1000).step_by(share).collect();
+        let found = ids(&index, 0.1, 10, 0, Some(IdFilter::sorted(&allowed)));
+        assert_eq!(found, allowed[..10]);
     }
 }
 

@@ -1,5 +1,10 @@
 -- Records, their vectors and what an index has to know of both.
 
+CREATE TABLE meta (
+    database_id BLOB NOT NULL -- tells this database from one made anew at the same path
+) STRICT;
+INSERT INTO meta (database_id) VALUES (randomblob(16));
+
 CREATE TABLE records (
     -- AUTOINCREMENT: an id is never used again, so no index can take a new record for an old one.
     id             INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -49,9 +54,11 @@ CREATE TABLE vectors (
     space_id  INTEGER NOT NULL,
     layer     INTEGER NOT NULL, -- that of the record
     record_id INTEGER NOT NULL,
-    vector    BLOB    NOT NULL, -- dim little-endian f16
+    vector    BLOB    NOT NULL, -- dim little-endian f16; empty where the text has no direction
     PRIMARY KEY (space_id, layer, record_id)
 ) STRICT;
+-- Lets vectors be counted without reading them.
+CREATE INDEX vectors_without_direction ON vectors (space_id, layer) WHERE length(vector) = 0;
 
 -- A row says that the vector of the record came, changed or went; which of these, `vectors` tells.
 CREATE TABLE changes (
@@ -73,6 +80,7 @@ CREATE TABLE pruned (
 CREATE TABLE sources (
     path         TEXT    PRIMARY KEY,
     content_hash BLOB    NOT NULL, -- of the whole file
+    settings     BLOB    NOT NULL, -- digest of what else its records depend on
     size         INTEGER NOT NULL,
     mtime_ms     INTEGER NOT NULL,
     indexed_ms   INTEGER NOT NULL,
