@@ -210,7 +210,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ttl_and_digest_read_what_they_print(ms in 1u64..10_000_000_000_000, bytes: [u8; 32]) {
+        fn ttl_and_digest_read_what_they_print(ms in 1u64..3_000_000_000_000, bytes: [u8; 32]) {
             let ttl = Ttl::After(Duration::from_millis(ms));
             prop_assert_eq!(ttl.to_string().parse(), Ok(ttl));
             let digest = Sha256(bytes);

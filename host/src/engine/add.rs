@@ -51,7 +51,7 @@ impl Engine {
                 project: memory.project.clone(),
                 session: memory.session.clone(),
                 expires_ms: self.expiry(layer),
-                vector: direction(vector),
+                vector: Some(vector.to_vec()),
                 ..NewRecord::new(layer, memory.text.trim())
             }
         });
@@ -66,9 +66,4 @@ impl Engine {
             crate::config::DefaultLayer::Assets => Layer::Assets,
         }
     }
-}
-
-/// The vector, unless it is zero: a text without a known word has no direction to be found by.
-pub(super) fn direction(vector: &[f32]) -> Option<Vec<f32>> {
-    vector.iter().any(|&v| v != 0.0).then(|| vector.to_vec())
 }

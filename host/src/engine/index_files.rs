@@ -1,12 +1,17 @@
 //! `magray index`: files to records, several files at a time, each file whole or not at all.
-use super::{Engine, EngineError, add::direction};
+#[cfg(test)]
+#[cfg(feature = "cpu")]
+mod tests;
+
+use super::{Engine, EngineError};
 use crate::{
     ingest::{self, Chunk, FileEntry, FileKind, Skip, WalkOptions},
     store::{Layer, NewRecord, NewSource, SourceRef},
 };
 use magray_plugin_api::{CallContext, Role};
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
+    io::ErrorKind,
     num::NonZero,
     path::{Path, PathBuf},
     sync::{
@@ -21,6 +26,10 @@ use std::{
 const BATCH_CHUNKS: usize = 2048;
 /// Files that may wait for the embedder, so that reading never runs far ahead.
 const READ_AHEAD: usize = 64;
+/// Unchanged files whose records are prolonged at a time, so that other writers get their turn.
+const PROLONG_BATCH: usize = 1024;
+/// Raise it when [`ingest::split`] cuts otherwise than before, so that every file is split again.
+const SPLIT_VERSION: u32 = 1;
 
 /// What to index, and how to label it.
 #[derive(Clone, Debug, Default)]
@@ -76,19 +85,36 @@ pub struct FileReport {
     pub is_error: bool,
 }
 
+/// What the walk found.
+#[derive(Default)]
+struct Listing {
+    files: Vec<FileEntry>,
+    /// The given paths that are listed to the last file.
+    complete: Vec<PathBuf>,
+    /// Sources at and below given paths that are gone.
+    vanished: BTreeSet<String>,
+}
+
 /// A file on its way.
 enum Read {
-    Unchanged,
-    Skipped(Skip),
+    Unchanged { path: String },
+    Skipped { reason: String, is_error: bool },
     Changed { source: NewSource, chunks: Vec<Chunk> },
+}
+
+impl From<Skip> for Read {
+    fn from(why: Skip) -> Self {
+        Self::Skipped { reason: why.to_string(), is_error: matches!(why, Skip::Unreadable(_)) }
+    }
 }
 
 impl Engine {
     /// Makes the records of all files at and below the paths be what the files say now: new and
     /// changed files are split, embedded and stored, unchanged ones are found by their hash and
-    /// left alone, and records of files that are gone are removed. Each file is replaced in one
-    /// transaction, so an interrupted run goes on where it was. Passages of a file keep their
-    /// records where their text stays the same.
+    /// left alone but for their expiry, which is prolonged, and records of files that are gone are
+    /// removed; a given path may itself be gone. Each file is replaced in one transaction, so an
+    /// interrupted run goes on where it was. Passages of a file keep their records where their text
+    /// stays the same. Other labels or another size of chunks make a file a changed one.
     ///
     /// # Errors
     /// [`EngineError`]; a file that cannot be read is only reported.
@@ -99,30 +125,58 @@ impl Engine {
         progress: &mut dyn FnMut(IndexProgress),
     ) -> Result<IndexReport, EngineError> {
         let mut report = IndexReport::default();
-        let mut files = Vec::new();
-        for found in
-            ingest::walk(&request.paths, &WalkOptions { hidden: request.hidden, follow_links: false })
-        {
-            check(cx)?;
-            match found {
-                Ok(file) => files.push(file),
-                Err(error) => {
-                    report.skipped.push(FileReport { path: None, reason: error.to_string(), is_error: true });
-                }
-            }
-        }
-        let mut state = IndexProgress { total: files.len(), ..IndexProgress::default() };
+        let listing = self.list(cx, request, &mut report)?;
+        let mut state = IndexProgress { total: listing.files.len(), ..IndexProgress::default() };
         progress(state);
-        self.index_each(cx, request, &files, &mut report, &mut |files, chunks| {
+        self.index_each(cx, request, &listing.files, &mut report, &mut |files, chunks| {
             state.files += files;
             state.chunks += chunks;
             progress(state);
         })?;
-        if !report.skipped.iter().any(|skipped| skipped.path.is_none()) {
-            report.files_removed = self.remove_vanished(request, &files, &report)?;
-        }
+        report.files_removed = self.remove_vanished(listing, &report)?;
         report.embedded = self.embed_missing(cx)?;
         Ok(report)
+    }
+
+    /// Lists the files at and below the paths, each once.
+    fn list(
+        &self,
+        cx: &dyn CallContext,
+        request: &IndexRequest,
+        report: &mut IndexReport,
+    ) -> Result<Listing, EngineError> {
+        let options = WalkOptions { hidden: request.hidden, follow_links: false };
+        let (mut listing, mut seen) = (Listing::default(), HashSet::new());
+        for path in &request.paths {
+            let vanished = match vanished(path).as_deref().and_then(Path::to_str) {
+                Some(path) => self.store.source_paths(path)?,
+                None => Vec::new(),
+            };
+            if !vanished.is_empty() {
+                listing.vanished.extend(vanished);
+                continue;
+            }
+            let mut is_complete = true;
+            for found in ingest::walk(std::slice::from_ref(path), &options) {
+                check(cx)?;
+                match found {
+                    Ok(file) => {
+                        if seen.insert(file.path.clone()) {
+                            listing.files.push(file);
+                        }
+                    }
+                    Err(error) => {
+                        is_complete = false;
+                        let reason = error.to_string();
+                        report.skipped.push(FileReport { path: None, reason, is_error: true });
+                    }
+                }
+            }
+            if is_complete {
+                listing.complete.extend(path.canonicalize());
+            }
+        }
+        Ok(listing)
     }
 
     fn index_each(
@@ -134,6 +188,7 @@ impl Engine {
         done: &mut dyn FnMut(usize, u64),
     ) -> Result<(), EngineError> {
         let next = AtomicUsize::new(0);
+        let settings = self.source_settings(request);
         let workers = thread::available_parallelism().map_or(1, NonZero::get);
         let (sender, receiver) = mpsc::sync_channel(READ_AHEAD);
         thread::scope(|scope| {
@@ -142,25 +197,24 @@ impl Engine {
                 scope.spawn(move || {
                     while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
                         // The receiver is gone when the run was interrupted.
-                        if sender.send((file, self.read(file, request))).is_err() {
+                        if sender.send((file, self.read(file, request, settings))).is_err() {
                             return;
                         }
                     }
                 });
             }
             drop(sender);
-            let mut batch = Vec::new();
+            let (mut batch, mut unchanged) = (Vec::new(), Vec::new());
             for (file, read) in receiver {
                 check(cx)?;
                 match read? {
-                    Read::Unchanged => {
+                    Read::Unchanged { path } => {
+                        unchanged.push(path);
                         report.files_unchanged += 1;
                         done(1, 0);
                     }
-                    Read::Skipped(why) => {
-                        let is_error = matches!(why, Skip::Unreadable(_));
-                        let (path, reason) = (Some(file.path.clone()), why.to_string());
-                        report.skipped.push(FileReport { path, reason, is_error });
+                    Read::Skipped { reason, is_error } => {
+                        report.skipped.push(FileReport { path: Some(file.path.clone()), reason, is_error });
                         done(1, 0);
                     }
                     Read::Changed { source, chunks } => batch.push((source, chunks)),
@@ -169,20 +223,31 @@ impl Engine {
                     self.store_files(cx, request, std::mem::take(&mut batch), report, done)?;
                 }
             }
-            self.store_files(cx, request, batch, report, done)
+            self.store_files(cx, request, batch, report, done)?;
+            self.prolong(request, &unchanged)
         })
     }
 
-    fn read(&self, file: &FileEntry, request: &IndexRequest) -> Result<Read, EngineError> {
-        let settings = &self.setup.config.ingest;
-        let content = match ingest::read_text(&file.path, settings.max_file_bytes) {
-            Ok(content) => content,
-            Err(why) => return Ok(Read::Skipped(why)),
+    fn read(
+        &self,
+        file: &FileEntry,
+        request: &IndexRequest,
+        settings: [u8; 32],
+    ) -> Result<Read, EngineError> {
+        let Some(path) = file.path.to_str() else {
+            let reason = "its path is not UTF-8; rename it to index it".to_owned();
+            return Ok(Read::Skipped { reason, is_error: false });
         };
-        let layer = request.layer.unwrap_or(Layer::Assets);
+        let ingest = &self.setup.config.ingest;
+        let content = match ingest::read_text(&file.path, ingest.max_file_bytes) {
+            Ok(content) => content,
+            Err(why) => return Ok(why.into()),
+        };
+        let layer = layer(request);
         let source = NewSource {
-            path: path_text(&file.path),
+            path: path.to_owned(),
             content_hash: *content.hash.as_bytes(),
+            settings,
             size: file.size,
             mtime_ms: u64::try_from(file.mtime_ms).unwrap_or(0),
             project: request.project.clone(),
@@ -190,15 +255,34 @@ impl Engine {
         };
         if let Some(known) = self.store.source(&source.path)?
             && known.file.content_hash == source.content_hash
+            && known.file.settings == source.settings
             && known.file.layer == source.layer
             && known.file.project == source.project
         {
-            return Ok(Read::Unchanged);
+            return Ok(Read::Unchanged { path: source.path });
         }
         let kind = FileKind::of(&file.path, &content.text);
         let stem = file.path.file_stem().map(|stem| stem.to_string_lossy());
-        let chunks = ingest::split(&content.text, kind, stem.as_deref(), settings.chunk_chars);
+        let chunks = ingest::split(&content.text, kind, stem.as_deref(), ingest.chunk_chars);
         Ok(Read::Changed { source, chunks })
+    }
+
+    /// Digest of what the records of a file depend on beside its bytes, layer and project.
+    fn source_settings(&self, request: &IndexRequest) -> [u8; 32] {
+        let tags: BTreeSet<&str> = request.tags.iter().map(|tag| tag.trim()).collect();
+        let settings = (SPLIT_VERSION, self.setup.config.ingest.chunk_chars, tags);
+        // Debug quotes the tags, so that no two lists look alike.
+        *blake3::hash(format!("{settings:?}").as_bytes()).as_bytes()
+    }
+
+    /// Lets the records of unchanged files live as long as if they were stored now.
+    fn prolong(&self, request: &IndexRequest, unchanged: &[String]) -> Result<(), EngineError> {
+        if let Some(expires_ms) = self.expiry(layer(request)) {
+            for paths in unchanged.chunks(PROLONG_BATCH) {
+                self.store.prolong_sources(paths, expires_ms)?;
+            }
+        }
+        Ok(())
     }
 
     fn store_files(
@@ -226,7 +310,7 @@ impl Engine {
         let embedded = vectors.embedding.embed(cx, &texts, Role::Passage)?;
         let dim = vectors.embedding.info().dim;
         for ((source, record, _), vector) in missing.iter().zip(embedded.chunks_exact(dim)) {
-            sources[*source].1[*record].vector = direction(vector);
+            sources[*source].1[*record].vector = Some(vector.to_vec());
         }
         for outcome in self.store.replace_sources(sources, Some(vectors.space))? {
             report.files_indexed += 1;
@@ -254,38 +338,40 @@ impl Engine {
         }
     }
 
-    /// Drops the records of files below the paths that the walk no longer lists. A file that is
-    /// there but cannot be read now keeps its records.
-    fn remove_vanished(
-        &self,
-        request: &IndexRequest,
-        files: &[FileEntry],
-        report: &IndexReport,
-    ) -> Result<u64, EngineError> {
-        let listed: HashSet<String> = files.iter().map(|file| path_text(&file.path)).collect();
+    /// Drops the records of files at and below the paths that the walk no longer lists. A file that
+    /// is there but cannot be read now keeps its records.
+    fn remove_vanished(&self, listing: Listing, report: &IndexReport) -> Result<u64, EngineError> {
+        let mut listed: HashSet<&str> = listing.files.iter().filter_map(|file| file.path.to_str()).collect();
         // What is no text any more is listed, but has nothing to say.
-        let no_text = report.skipped.iter().filter(|skipped| !skipped.is_error);
-        let no_text: HashSet<String> =
-            no_text.filter_map(|skipped| skipped.path.as_deref().map(path_text)).collect();
-        let mut vanished = Vec::new();
-        for root in request.paths.iter().filter_map(|path| path.canonicalize().ok()) {
-            for source in self.store.sources(&path_text(&root))? {
-                let is_below = Path::new(&source.file.path).starts_with(&root);
-                let is_text = listed.contains(&source.file.path) && !no_text.contains(&source.file.path);
-                if is_below && !is_text {
-                    vanished.push(source.file.path);
-                }
+        for no_text in report.skipped.iter().filter(|skipped| !skipped.is_error) {
+            if let Some(path) = no_text.path.as_deref().and_then(Path::to_str) {
+                listed.remove(path);
             }
         }
-        vanished.sort();
-        vanished.dedup();
+        let mut vanished = listing.vanished;
+        for root in listing.complete.iter().filter_map(|root| root.to_str()) {
+            vanished.extend(self.store.source_paths(root)?);
+        }
+        let vanished: Vec<String> =
+            vanished.into_iter().filter(|path| !listed.contains(path.as_str())).collect();
         self.store.remove_sources(&vanished)?;
         Ok(vanished.len() as u64)
     }
 }
 
-fn path_text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
+/// The layer of the records.
+fn layer(request: &IndexRequest) -> Layer {
+    request.layer.unwrap_or(Layer::Assets)
+}
+
+/// Where a path that is gone would lead: absolute and, as far as it is there, free of links.
+fn vanished(path: &Path) -> Option<PathBuf> {
+    let error = path.canonicalize().err()?;
+    if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
+        return None;
+    }
+    let path = std::path::absolute(path).ok()?;
+    path.ancestors().find_map(|there| Some(there.canonicalize().ok()?.join(path.strip_prefix(there).ok()?)))
 }
 
 fn check(cx: &dyn CallContext) -> Result<(), EngineError> {

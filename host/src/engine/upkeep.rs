@@ -1,4 +1,4 @@
-use super::{Engine, EngineError, add::direction, now_ms};
+use super::{Engine, EngineError, now_ms};
 use crate::store::{Record, RecordId};
 use magray_plugin_api::{CallContext, Role};
 
@@ -43,7 +43,7 @@ impl Engine {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             let rows = vectors.embedding.embed(cx, &texts, Role::Passage)?;
             let rows = records.iter().zip(rows.chunks_exact(dim));
-            let rows: Vec<_> = rows.filter_map(|(record, row)| Some((record.id, direction(row)?))).collect();
+            let rows: Vec<_> = rows.map(|(record, row)| (record.id, row.to_vec())).collect();
             embedded += self.store.put_vectors(vectors.space, &rows)? as u64;
         }
     }

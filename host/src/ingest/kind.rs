@@ -93,6 +93,15 @@ impl Language {
             ],
         }
     }
+
+    /// The kinds of syntax node that stand before an item and belong to it, besides comments.
+    pub(super) fn attributes(self) -> &'static [&'static str] {
+        match self {
+            Self::C | Self::Go => &[],
+            Self::JavaScript | Self::Python => &["decorator"],
+            Self::Rust => &["attribute_item"],
+        }
+    }
 }
 
 #[cfg(test)]
@@ -126,8 +135,8 @@ mod tests {
         for language in [Language::C, Language::Go, Language::JavaScript, Language::Python, Language::Rust] {
             let grammar = language.grammar();
             tree_sitter::Parser::new().set_language(&grammar).unwrap();
-            for item in language.items() {
-                assert_ne!(grammar.id_for_node_kind(item, true), 0, "{language:?} has no {item}");
+            for kind in language.items().iter().chain(language.attributes()) {
+                assert_ne!(grammar.id_for_node_kind(kind, true), 0, "{language:?} has no {kind}");
             }
         }
     }

@@ -4,6 +4,7 @@
 //! and [`split`] cuts the text into chunks. All are plain functions without database or embedding;
 //! any thread may call them, and different files may be handled at the same time.
 
+mod cut;
 mod error;
 mod kind;
 mod outline;

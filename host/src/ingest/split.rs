@@ -1,20 +1,12 @@
-use text_splitter::{CodeSplitter, MarkdownSplitter, TextSplitter};
-
 use super::FileKind;
+use super::cut::cut;
 use super::outline::Outline;
-
-/// A text is handed to the splitter in windows of at least this many bytes and this many chunks.
-///
-/// For each chunk the splitter looks through all that remains, so its time grows with the square
-/// of what it is given. Windows make it linear, and bound the memory too.
-const WINDOW_BYTES: usize = 16 * 1024;
-const WINDOW_CHUNKS: usize = 32;
 
 /// A piece of a text, small enough to be embedded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
-    /// Not empty. It starts on its first line with text, whose indentation code and Markdown keep,
-    /// and ends without white space.
+    /// Not empty. It keeps the indentation of its first line, unless that is longer than a quarter of
+    /// the chunk may be, and starts and ends without other white space.
     pub text: String,
     /// First line, counted from 1.
     pub line_start: usize,
@@ -41,71 +33,20 @@ impl Chunk {
 /// for 1; chunks of less than about 100 say little. `title` names the document and heads every
 /// breadcrumb: for code give the file's stem. Time and memory grow linearly with the text.
 pub fn split(text: &str, kind: FileKind, title: Option<&str>, max_chars: usize) -> Vec<Chunk> {
-    let max_chars = max_chars.max(1);
-    let mut outline = Outline::of(text, kind);
+    let Outline { breaks, mut breadcrumbs } = Outline::of(text, kind);
     let mut lines = LineCounter { text, offset: 0, line: 1 };
     let mut chunks = Vec::new();
-    let limit = max_chars.saturating_mul(WINDOW_CHUNKS).max(WINDOW_BYTES);
-    for (start, window) in windows(text, limit) {
-        for (offset, chunk) in split_window(window, kind, max_chars) {
-            // The splitter leaves a first line that has spaces only.
-            let indentation = chunk.len() - chunk.trim_start().len();
-            let blank = chunk[..indentation].rfind('\n').map_or(0, |at| at + 1);
-            let (offset, chunk) = (start + offset + blank, &chunk[blank..]);
-
-            let line_start = lines.line_at(offset);
-            let line_end = lines.line_at(offset + chunk.len());
-            let heading = outline.breadcrumb(title, offset + indentation - blank);
-            chunks.push(Chunk { text: chunk.to_owned(), line_start, line_end, heading });
-        }
+    for range in cut(text, &breaks, max_chars.max(1)) {
+        let chunk = &text[range.clone()];
+        let indentation = chunk.len() - chunk.trim_start().len();
+        chunks.push(Chunk {
+            text: chunk.to_owned(),
+            line_start: lines.line_at(range.start),
+            line_end: lines.line_at(range.end),
+            heading: breadcrumbs.at(range.start + indentation, title),
+        });
     }
     chunks
-}
-
-fn split_window(window: &str, kind: FileKind, max_chars: usize) -> Vec<(usize, &str)> {
-    if let FileKind::Code(language) = kind
-        && let Ok(splitter) = CodeSplitter::new(language.grammar(), max_chars)
-    {
-        return splitter.chunk_indices(window).collect();
-    }
-    match kind {
-        FileKind::Markdown => MarkdownSplitter::new(max_chars).chunk_indices(window).collect(),
-        FileKind::Code(_) | FileKind::Text => TextSplitter::new(max_chars).chunk_indices(window).collect(),
-    }
-}
-
-/// Consecutive pieces of `text`, of at most `limit` bytes (8 or more), with their byte offsets.
-fn windows(text: &str, limit: usize) -> impl Iterator<Item = (usize, &str)> {
-    let mut offset = 0;
-    std::iter::from_fn(move || {
-        let rest = &text[offset..];
-        let window = &rest[..window_len(rest, limit)];
-        let start = offset;
-        offset += window.len();
-        (!window.is_empty()).then_some((start, window))
-    })
-}
-
-/// Bytes of the window that starts `text`: at most `limit`, and at least half of that if there is
-/// as much text. It ends where the text breaks best.
-fn window_len(text: &str, limit: usize) -> usize {
-    if text.len() <= limit {
-        return text.len();
-    }
-    let end = text.floor_char_boundary(limit);
-    let half = text.floor_char_boundary(limit / 2);
-    let tail = &text[half..end];
-    // A blank line before one that is not indented parts sections and items.
-    let between_items = tail
-        .rmatch_indices("\n\n")
-        .map(|(at, blank)| at + blank.len())
-        .find(|&at| tail[at..].starts_with(|c: char| !c.is_whitespace()));
-    let after = |pattern: &str| tail.rfind(pattern).map(|at| at + pattern.len());
-    between_items
-        .or_else(|| after("\n\n"))
-        .or_else(|| after("\n"))
-        .or_else(|| tail.rfind(char::is_whitespace))
-        .map_or(end, |at| half + at)
 }
 
 /// Tells the line of ascending byte offsets, each stretch of text being read once.
@@ -220,27 +161,15 @@ mod tests {
         ) {
             check(&text, kind, max_chars);
         }
-
-        #[test]
-        fn windows_cover_any_text(text in any_text(), limit in 8_usize..200) {
-            let mut end = 0;
-            for (start, window) in windows(&text, limit) {
-                prop_assert_eq!(start, end);
-                prop_assert!(window.len() <= limit);
-                end += window.len();
-            }
-            prop_assert_eq!(end, text.len());
-        }
     }
 
     #[test]
-    fn chunks_cover_a_text_of_many_windows() {
+    fn chunks_cover_a_text_of_many_chunks() {
         for kind in KINDS {
             check(&include_str!("split.rs").repeat(3), kind, 300);
         }
     }
 
-    /// Without windows a kind takes from ten seconds to minutes here.
     #[test]
     fn one_long_line_takes_linear_time() {
         let text = "let a = [1, \"b\"]; ".repeat(30_000);
@@ -251,11 +180,52 @@ mod tests {
         }
     }
 
+    fn texts(text: &str, kind: FileKind, max_chars: usize) -> Vec<String> {
+        split(text, kind, None, max_chars).into_iter().map(|chunk| chunk.text).collect()
+    }
+
     #[test]
-    fn windows_end_between_items() {
-        let text = "fn a() {\n    x();\n\n    y();\n}\n\nfn b() {\n    z();\n\n    z();\n}\n";
-        let (_, first) = windows(text, 56).next().unwrap();
-        assert!(first.ends_with("}\n\n"), "{first}");
+    fn a_text_breaks_at_the_strongest_place_that_fits() {
+        let cut = |text: &str| texts(text, FileKind::Text, 24);
+        assert_eq!(cut("one two\n\nthree\nfour five six"), ["one two", "three\nfour five six"]);
+        assert_eq!(cut("one. two three\nfour five six"), ["one. two three", "four five six"]);
+        assert_eq!(cut("One two (three.) Four five six"), ["One two (three.)", "Four five six"]);
+        assert_eq!(cut("one two three four five six"), ["one two three four", "five six"]);
+        assert_eq!(
+            cut("一二三四五六七八九十。一二三四五六七八九十一二三四"),
+            ["一二三四五六七八九十。", "一二三四五六七八九十一二三四"]
+        );
+        assert_eq!(cut(&"é".repeat(30)), ["é".repeat(24), "é".repeat(6)]);
+        // Six are a quarter: no piece is smaller.
+        assert_eq!(cut(&"é".repeat(25)), ["é".repeat(19), "é".repeat(6)]);
+    }
+
+    #[test]
+    fn a_markdown_section_starts_a_chunk_unless_little_stands_before_it() {
+        let text = "# A\n\n## B\n\nbody of b, no more\n\n### C\n\nbody of c, no more\n\n## D\n\nd\n";
+        let chunks = split(text, FileKind::Markdown, None, 60);
+        let starts: Vec<_> =
+            chunks.iter().map(|chunk| (chunk.line_start, chunk.heading.as_deref())).collect();
+        assert_eq!(starts, [(1, Some("A")), (7, Some("A > B > C"))]);
+        assert!(chunks[1].text.ends_with("## D\n\nd"), "{chunks:?}");
+    }
+
+    #[test]
+    fn an_item_takes_its_comment_along_and_names_its_chunk() {
+        let item = |name: &str| format!("/// About {name}.\n#[test]\nfn {name}() {{\n    call();\n}}\n\n");
+        let text = ["a", "b", "c"].map(item).concat();
+        let chunks = split(&text, FileKind::Code(Language::Rust), None, 100);
+        let headings: Vec<_> = chunks.iter().map(|chunk| chunk.heading.as_deref()).collect();
+        assert_eq!(headings, [Some("a"), Some("b"), Some("c")]);
+        assert!(chunks[1].text.starts_with("/// About b"), "{chunks:?}");
+    }
+
+    #[test]
+    fn what_is_left_of_a_section_is_not_small() {
+        let text = format!("# A\n\n{}\n\n# B\n\n{}", "word. ".repeat(17), "word. ".repeat(100));
+        let chunks = split(&text, FileKind::Markdown, None, 100);
+        assert_eq!(chunks[2].heading.as_deref(), Some("B"));
+        assert!(chunks.iter().all(|chunk| chunk.text.len() >= 24), "{chunks:?}");
     }
 
     #[test]

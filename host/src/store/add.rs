@@ -316,7 +316,6 @@ mod tests {
             NewRecord { importance: f32::NAN, ..note("a") },
             NewRecord { importance: 1.5, ..note("a") },
             NewRecord { vector: Some(vec![1.0]), ..note("a") },
-            NewRecord { vector: Some(vec![0.0, 0.0]), ..note("a") },
             NewRecord { vector: Some(vec![1e6, 0.0]), ..note("a") },
             NewRecord { vector: Some(vec![f32::NAN, 0.0]), ..note("a") },
         ];

@@ -22,10 +22,12 @@ const MAX_GROUP: usize = 1024;
 /// Bytes of the write-ahead log beyond which it is written back and emptied.
 const WAL_LIMIT: u64 = 32 << 20;
 
+/// Runs in the transaction, or is told why there is none, and leaves how to answer.
+type Work = Box<dyn FnOnce(Result<&mut Transaction<'_>, StoreError>) -> Answer + Send>;
+
 /// What a caller wants to be written.
 struct Request {
-    /// Runs in the transaction, or is told why there is none, and leaves how to answer.
-    work: Box<dyn FnOnce(Result<&mut Transaction<'_>, StoreError>) -> Answer + Send>,
+    work: Work,
     /// Whether it waits for another process's transaction, or fails at once.
     waits: bool,
 }
@@ -97,14 +99,15 @@ impl Writer {
     ) -> Pending<T> {
         let (reply, answer) = mpsc::sync_channel(1);
         let path = self.path.clone();
-        let work = Box::new(move |transaction: Result<&mut Transaction<'_>, StoreError>| {
+        let work: Work = Box::new(move |transaction| {
             let result = transaction
                 .and_then(|transaction| in_savepoint(transaction, work).map_err(|fault| fault.at(&path)));
-            Box::new(move |committed| {
+            let answer: Answer = Box::new(move |committed| {
                 let result = result.and_then(|value| committed.map(|()| value));
                 // Whoever does not wait for the answer does not want it.
                 drop(reply.send(result));
-            }) as Answer
+            });
+            answer
         });
         if let Some(requests) = &self.requests {
             // Where the thread is gone, the request is dropped, and `wait` says so.
