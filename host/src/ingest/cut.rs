@@ -27,9 +27,9 @@ enum Strength {
 ///
 /// `breaks` are those of the text's outline. A piece ends where the next section starts, or else at
 /// the strongest break that fits, of equals the last. Breaks that would make a piece smaller than a
-/// quarter of `max_chars`, or leave so little up to the next section, are passed over. A piece
-/// starts with the indentation of its first line unless that is so long too, and ends without white
-/// space. What is between the pieces is white space.
+/// quarter of `max_chars`, white space counted, or leave so little up to the next section, are
+/// passed over. A piece starts with the indentation of its first line unless that is so long too,
+/// and ends without white space. What is between the pieces is white space.
 pub(super) fn cut<'a>(
     text: &'a str,
     breaks: &'a [Break],

@@ -225,7 +225,7 @@ mod tests {
         let text = format!("# A\n\n{}\n\n# B\n\n{}", "word. ".repeat(17), "word. ".repeat(100));
         let chunks = split(&text, FileKind::Markdown, None, 100);
         assert_eq!(chunks[2].heading.as_deref(), Some("B"));
-        assert!(chunks.iter().all(|chunk| chunk.text.len() >= 24), "{chunks:?}");
+        assert!(chunks.iter().all(|chunk| chunk.text.len() >= 20), "{chunks:?}");
     }
 
     #[test]
