@@ -13,8 +13,8 @@ from rich.text import Text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SESSION = [
-    "magray index docs README.md config",
-    'magray search "how do I swap the index" -k 2',
+    "magray index docs config",
+    'magray search "what happens when a plugin crashes" -k 2',
     'magray add "The staging key rotates on Mondays" --tag ops',
     'magray search "when do credentials change" -k 1 --tag ops',
 ]
