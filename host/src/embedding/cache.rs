@@ -18,7 +18,7 @@ pub struct CacheLimits {
     pub max_entries: usize,
 }
 
-/// Vectors by [`key`], bounded by bytes and entries.
+/// Vectors by space, role and text, bounded by bytes and entries.
 ///
 /// Threads: any; one lock.
 #[expect(missing_debug_implementations, reason = "a policy has nothing to show")]
