@@ -1,33 +1,32 @@
-//! The smallest useful plugin: a cache policy that drops the oldest entry first.
-//! docs/plugins.md walks through it.
-use magray_plugin_api::{CachePolicy, CreateCachePolicy, Host, Result};
+//! A cache policy that drops the oldest entry first: the plugin of docs/plugins.md, word for word.
+use magray_plugin_api::{CachePolicy, CreateCachePolicy, Error, ErrorCode, Host, Result};
+use serde::Deserialize;
 use std::collections::VecDeque;
 
 magray_plugin_api::export_plugin! {
-    id: "fifo-cache",
+    id: "acme-fifo",
     summary: "drops the oldest entry first",
     cache_policies: { "fifo" => Fifo },
 }
 
-/// What a user may write under `options`.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The options in the user's TOML.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// Milliseconds after which an entry is out of date; 0 is never.
-    #[serde(default)]
-    max_age_ms: u64,
+    /// Where something must go, at least so many entries go.
+    batch: usize,
 }
 
-struct Entry {
-    key: u64,
-    weight: u64,
-    inserted_ms: u64,
+impl Default for Options {
+    fn default() -> Self {
+        Self { batch: 1 }
+    }
 }
 
-/// Entries by age, oldest first.
+/// Keys with their weights, oldest first.
 pub struct Fifo {
-    max_age_ms: u64,
-    entries: VecDeque<Entry>,
+    batch: usize,
+    entries: VecDeque<(u64, u64)>,
 }
 
 impl CreateCachePolicy for Fifo {
@@ -35,38 +34,39 @@ impl CreateCachePolicy for Fifo {
     const OPTIONS_SCHEMA: &'static str = r#"{
         "type": "object",
         "properties": {
-            "max_age_ms": {"type": "integer", "description": "milliseconds until an entry is out of date; 0 is never"}
-        }
+            "batch": {"type": "integer", "minimum": 1, "default": 1, "description": "least number of entries to drop"}
+        },
+        "additionalProperties": false
     }"#;
 
-    fn create(options: Options, _: &'static dyn Host) -> Result<Self> {
-        Ok(Self { max_age_ms: options.max_age_ms, entries: VecDeque::new() })
+    fn create(options: Options, _host: &'static dyn Host) -> Result<Self> {
+        if options.batch == 0 {
+            return Err(Error::new(ErrorCode::INVALID_CONFIG, "batch is at least 1"));
+        }
+        Ok(Self { batch: options.batch, entries: VecDeque::new() })
     }
 }
 
 impl CachePolicy for Fifo {
-    fn on_insert(&mut self, key: u64, weight: u64, now_ms: u64) {
+    fn on_insert(&mut self, key: u64, weight: u64, _now_ms: u64) {
         self.on_remove(key);
-        self.entries.push_back(Entry { key, weight, inserted_ms: now_ms });
+        self.entries.push_back((key, weight));
     }
 
-    fn on_hit(&mut self, _: u64, _: u64) {}
+    fn on_hit(&mut self, _key: u64, _now_ms: u64) {}
 
     fn on_remove(&mut self, key: u64) {
-        self.entries.retain(|entry| entry.key != key);
+        self.entries.retain(|&(held, _)| held != key);
     }
 
-    fn evict(&mut self, weight: u64, now_ms: u64, victims: &mut Vec<u64>) {
-        let mut freed = 0_u64;
-        while let Some(oldest) = self.entries.front() {
-            let out_of_date =
-                self.max_age_ms > 0 && now_ms.saturating_sub(oldest.inserted_ms) > self.max_age_ms;
-            if !out_of_date && freed >= weight {
-                return;
-            }
-            freed = freed.saturating_add(oldest.weight);
-            victims.push(oldest.key);
-            self.entries.pop_front();
+    fn evict(&mut self, weight: u64, _now_ms: u64, victims: &mut Vec<u64>) {
+        let (mut freed, mut batch) = (0u64, if weight > 0 { self.batch } else { 0 });
+        while (freed < weight || batch > 0)
+            && let Some((key, weight)) = self.entries.pop_front()
+        {
+            freed = freed.saturating_add(weight);
+            batch = batch.saturating_sub(1);
+            victims.push(key);
         }
     }
 }
@@ -77,8 +77,7 @@ mod tests {
     use magray_plugin_testkit as testkit;
 
     #[test]
-    fn it_conforms() {
-        testkit::cache_policy(&|| Ok(Box::new(Fifo::create(Options { max_age_ms: 0 }, testkit::HOST)?)))
-            .assert();
+    fn conforms() {
+        testkit::cache_policy(&|| Ok(Box::new(Fifo::create(Options::default(), testkit::HOST)?))).assert();
     }
 }

@@ -94,7 +94,7 @@ fn names_that_are_no_settings_are_passed_over() {
         ("MAGRAY_HOME", "/x"),
         ("MAGRAY_PLUGIN_PATH", "/x"),
         ("MAGRAY_CONFIG", "/x"),
-        ("MAGRAY_LOG", "debug"),
+        ("MAGRAY_DATA", "somewhere"),
         ("OTHER__NAME", "1"),
     ];
     assert_eq!(load("", &env, &[]).unwrap().config, load("", &[], &[]).unwrap().config);
