@@ -57,17 +57,18 @@ impl<'a> From<&'a PluginStatus> for StatusJson<'a> {
 
 impl Plugin {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
-        if let Self::Trial { path } = self {
-            // No config is read: what this process is told does not change what the file is.
-            let data_dir = engine::default_data_dir().unwrap_or_else(std::env::temp_dir);
-            terminal.print(format_args!("{}", Plugins::try_library(&path, &data_dir)))?;
-            return Ok(Outcome::Done);
-        }
-        let setup = setup(global, terminal)?;
         match self {
-            Self::List => list(terminal, &setup.plugins(), &setup.plugin_folders()),
-            Self::Info { name } => info(terminal, &setup.plugins(), &name),
-            Self::Trial { .. } => Ok(Outcome::Done),
+            Self::List => {
+                let setup = setup(global, terminal)?;
+                list(terminal, &setup.plugins(), &setup.plugin_folders())
+            }
+            Self::Info { name } => info(terminal, &setup(global, terminal)?.plugins(), &name),
+            Self::Trial { path } => {
+                // No config is read: what this process is told does not change what the file is.
+                let data_dir = engine::default_data_dir().unwrap_or_else(std::env::temp_dir);
+                terminal.print(format_args!("{}", Plugins::try_library(&path, &data_dir)))?;
+                Ok(Outcome::Done)
+            }
         }
     }
 }

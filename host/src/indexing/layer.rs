@@ -77,8 +77,6 @@ pub struct LayerIndexStats {
     pub sealed: u64,
     /// Changes since, which are searched exactly.
     pub tail: u64,
-    /// The change up to which the snapshot is complete; none where there is no snapshot.
-    pub covered_seq: Option<u64>,
 }
 
 impl LayerIndex {
@@ -368,7 +366,6 @@ impl LayerIndex {
             backend: self.settings.backend.clone(),
             sealed: opened.sealed.as_ref().map_or(0, |index| index.stats().live),
             tail,
-            covered_seq: opened.sealed.is_some().then_some(opened.covered_seq),
         })
     }
 
