@@ -139,7 +139,8 @@ impl Engine {
         let settings = &self.setup.config.memory.cache;
         let selected = settings.selected();
         let component = &selected.profile.plugin;
-        let options = selected.options_json(&self.plugins.options_schema(ComponentKind::CachePolicy, component)?);
+        let options =
+            selected.options_json(&self.plugins.options_schema(ComponentKind::CachePolicy, component)?);
         let policy = self.plugins.cache_policy(component, &options)?;
         let max_entries = match settings.max_entries {
             0 => usize::MAX,
