@@ -224,7 +224,7 @@ pub(super) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Ben
 }
 
 /// The text of a file, decompressed by its ending.
-fn read(path: &Path) -> Result<String, BenchError> {
+pub(super) fn read(path: &Path) -> Result<String, BenchError> {
     let failed = |fault: &dyn std::fmt::Display| fault_of(path, fault.to_string());
     let file = BufReader::new(File::open(path).map_err(|error| failed(&error))?);
     let mut text = String::new();

@@ -3,11 +3,19 @@
 //!
 //! Backends are called directly, without cache and fallback, so a figure belongs to the backend that it names.
 mod data;
+mod machine;
 mod metrics;
 mod quality;
+mod texts;
+mod throughput;
+mod worker;
 
 pub use data::{DataSets, Limit};
+pub use machine::Machine;
 pub use quality::{Measurement, Quality, QualityData, measure_quality};
+pub use texts::BenchTexts;
+pub use throughput::{Contestant, Latency, Ran, Rate, Throughput, ThroughputRequest, measure_throughput};
+pub use worker::{Ready, Reply, Request, serve};
 
 use crate::{engine::Setup, plugins::PluginError, plugins::Plugins};
 use magray_plugin_api::{CallContext, Embedder, Error as ApiError, ErrorCode, Role};
@@ -25,6 +33,8 @@ pub enum BenchError {
     Backend { backend: String, error: ApiError },
     #[error("the embedding backend '{backend}' is broken: {fault}")]
     Broken { backend: String, fault: String },
+    #[error("{name}: {fault}")]
+    Worker { name: String, fault: String },
     #[error("interrupted")]
     Interrupted,
 }

@@ -1,4 +1,5 @@
 //! `magray bench`.
+mod embed;
 mod quality;
 
 use super::{Failure, Outcome, args::Global, setup, terminal::Terminal};
@@ -9,6 +10,9 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
     Quality(quality::QualityCommand),
+    Embed(embed::EmbedCommand),
+    #[command(hide = true)]
+    Worker(embed::WorkerCommand),
 }
 
 impl Bench {
@@ -16,6 +20,8 @@ impl Bench {
         terminal.stop_gently();
         match self {
             Self::Quality(quality) => quality.run(global, terminal),
+            Self::Embed(embed) => embed.run(global, terminal),
+            Self::Worker(worker) => worker.run(global, terminal),
         }
     }
 }
