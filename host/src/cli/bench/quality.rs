@@ -115,7 +115,7 @@ impl QualityCommand {
         if self.check && off > 0 {
             let figures = view::counted(off as u64, "figure");
             return Err(Failure::Partly(format!(
-                "{figures} differ from the known ones by more than the tolerance"
+                "{figures} farther from the known than the precision allows"
             )));
         }
         Ok(Outcome::Done)
