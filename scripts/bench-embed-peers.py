@@ -149,8 +149,7 @@ class Onnx:
         return self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
     def embed_all(self, texts, batch):
-        for start in range(0, len(texts), batch):
-            self.embed(texts[start : start + batch])
+        return [row for start in range(0, len(texts), batch) for row in self.embed(texts[start : start + batch])]
 
 
 class SentenceTransformers:
@@ -170,7 +169,7 @@ class SentenceTransformers:
 
     def embed_all(self, texts, batch):
         # It sorts by length itself.
-        self.model.encode(texts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
+        return self.model.encode(texts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
 
 
 def load(kind, folder, threads):
@@ -226,6 +225,9 @@ def main():
                     model.embed_all([fields["text"]], 1)
                     seconds.append(time.perf_counter() - before)
                 answer({"seconds": seconds})
+            elif request == "vectors":
+                vectors = model.embed_all(texts[fields["shape"]][: fields["count"]], fields["count"])
+                answer({"vectors": [[float(value) for value in vector] for vector in vectors]})
             else:
                 answer({"error": f"unknown request {request}"})
         except Exception as error:  # every fault is the answer to its request

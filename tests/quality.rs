@@ -153,6 +153,11 @@ fn speed_is_measured_of_every_backend_and_peer_in_a_process_of_its_own() {
             (&json!(40), &json!("own"), &json!(1))
         );
         assert_eq!(rate["model"], STATIC.model);
+        // The first is what the other is compared with, and the other is the very same.
+        match rate["name"].as_str() {
+            Some("itself") => assert!(rate["min_cosine"].as_f64() > Some(0.99999), "{rate}"),
+            _ => assert_eq!(rate["min_cosine"], Value::Null),
+        }
     }
     let latencies = measured["latencies"].as_array().expect("latencies");
     let [ours, peer] = &latencies[..] else { panic!("{measured}") };

@@ -315,7 +315,7 @@ fn base_name(model: &str) -> &str {
 }
 
 /// Cosine; 0 where one of them has no direction.
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let norms = (dot(a, a) * dot(b, b)).sqrt();
     if norms == 0.0 { 0.0 } else { dot(a, b) / norms }
 }

@@ -1,11 +1,13 @@
 //! How fast vectors come.
 use super::{
     BenchError, BenchTexts,
+    quality::cosine,
     worker::{Ready, Request, Worker, pin},
 };
 use magray_plugin_api::CallContext;
 use serde::Serialize;
 use std::{
+    collections::HashMap,
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
@@ -77,6 +79,9 @@ pub struct Rate {
     pub texts_per_s: f64,
     /// The same in tokens.
     pub tokens_per_s: f64,
+    /// The least cosine to the vectors of the first contestant with this model, over the first texts; none for
+    /// that one itself.
+    pub min_cosine: Option<f32>,
     /// From the slowest run to the fastest, as a share of the median.
     pub spread: f64,
 }
@@ -159,6 +164,8 @@ pub fn measure_throughput(
             workers.push((contestant, worker, ready));
         }
         for shape in request.texts.shapes() {
+            let count = request.texts.of(&shape).len();
+            let cosines = interruptible(cx, parity(&mut workers, &shape))?;
             for (&sorted, &batch) in request
                 .sorted
                 .iter()
@@ -176,8 +183,9 @@ pub fn measure_throughput(
                         done(&contestant.name);
                     }
                 }
-                let count = request.texts.of(&shape).len();
-                for ((contestant, _, ready), mut seconds) in workers.iter().zip(seconds) {
+                for (((contestant, _, ready), mut seconds), &min_cosine) in
+                    workers.iter().zip(seconds).zip(&cosines)
+                {
                     seconds.sort_by(f64::total_cmp);
                     let (fastest, slowest) = (seconds[0], seconds[seconds.len() - 1]);
                     let median = quantile(seconds, 0.5);
@@ -193,6 +201,7 @@ pub fn measure_throughput(
                         tokens,
                         texts_per_s: count as f64 / median,
                         tokens_per_s: tokens as f64 / median,
+                        min_cosine,
                         spread: (slowest - fastest) / median,
                     });
                 }
@@ -223,6 +232,24 @@ pub fn measure_throughput(
         }
     }
     Ok(measured)
+}
+
+/// Texts by which vectors are compared.
+const COMPARED: usize = 32;
+
+/// For each worker the least cosine of its vectors to those of the first worker with the same model.
+fn parity(workers: &mut [(&Contestant, Worker, Ready)], shape: &str) -> Result<Vec<Option<f32>>, BenchError> {
+    let mut first: HashMap<String, Vec<Vec<f32>>> = HashMap::new();
+    let compared = workers.iter_mut().map(|(_, worker, ready)| {
+        let vectors = worker.vectors(shape, COMPARED)?;
+        let Some(first) = first.get(&ready.model) else {
+            first.insert(ready.model.clone(), vectors);
+            return Ok(None);
+        };
+        let cosines = first.iter().zip(&vectors).map(|(a, b)| cosine(a, b));
+        Ok(Some(cosines.fold(1.0, f32::min)))
+    });
+    compared.collect()
 }
 
 /// The median time of `magray search`, from the start of the process to its end, on a store of one record.

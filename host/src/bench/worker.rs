@@ -32,6 +32,9 @@ pub enum Request {
     /// Embed one query so many times. The reply is the seconds of each.
     #[expect(missing_docs, reason = "as said")]
     Latency { text: String, times: usize },
+    /// Embed the first `count` texts of a kind. The reply is their vectors.
+    #[expect(missing_docs, reason = "as said")]
+    Vectors { shape: String, count: usize },
 }
 
 /// What it answers.
@@ -40,8 +43,10 @@ pub enum Request {
 pub enum Reply {
     /// To the start.
     Ready(Ready),
-    /// To the others.
+    /// To what takes time.
     Seconds(Vec<f64>),
+    /// To the question for vectors.
+    Vectors(Vec<Vec<f32>>),
     /// It cannot.
     Error(String),
 }
@@ -84,6 +89,7 @@ pub fn serve<E>(
             (_, None) => Ok(Reply::Error("it has not started".into())),
             (Request::Run { shape, sorted, batch }, Some(state)) => state.run(cx, &shape, sorted, batch),
             (Request::Latency { text, times }, Some(state)) => state.latency(cx, &text, times),
+            (Request::Vectors { shape, count }, Some(state)) => state.vectors(cx, &shape, count),
         };
         send(&answered.unwrap_or_else(|error| Reply::Error(error.to_string())))?;
     }
@@ -148,6 +154,14 @@ impl State {
         });
         calls.collect::<Result<_, _>>().map(Reply::Seconds)
     }
+
+    fn vectors(&self, cx: &dyn CallContext, shape: &str, count: usize) -> Result<Reply, BenchError> {
+        let mut texts = self.texts.of(shape);
+        texts.truncate(count);
+        let vectors = self.backend.embed(cx, &texts, Role::Passage, count, &mut |_| {})?;
+        let rows = vectors.chunks_exact(self.backend.embedder().info().dim);
+        Ok(Reply::Vectors(rows.map(<[f32]>::to_vec).collect()))
+    }
 }
 
 /// A worker process.
@@ -185,6 +199,13 @@ impl Worker {
     pub(super) fn seconds(&mut self, request: &Request) -> Result<Vec<f64>, BenchError> {
         match self.ask(request)? {
             Reply::Seconds(seconds) if !seconds.is_empty() => Ok(seconds),
+            other => Err(self.fault(format!("an odd answer: {other:?}"))),
+        }
+    }
+
+    pub(super) fn vectors(&mut self, shape: &str, count: usize) -> Result<Vec<Vec<f32>>, BenchError> {
+        match self.ask(&Request::Vectors { shape: shape.to_owned(), count })? {
+            Reply::Vectors(vectors) => Ok(vectors),
             other => Err(self.fault(format!("an odd answer: {other:?}"))),
         }
     }

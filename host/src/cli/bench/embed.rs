@@ -28,7 +28,8 @@ use std::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Each backend runs in a process of its own, bound to as many cores as it has threads, without cache.
-All are measured in turn, run by run, on the same texts; a figure is the median of its runs.
+All are measured in turn, run by run, on the same texts; a figure is the median of its runs. The
+cosine is the least to the vectors of the first one with the same model.
 
 A peer is any program that speaks the protocol of the workers (lines of JSON):
 scripts/bench-embed-peers.py runs onnxruntime and sentence-transformers.
@@ -209,13 +210,14 @@ fn print(terminal: &Terminal, machine: &Machine, measured: &Throughput) -> Resul
             tokens,
             texts_per_s,
             tokens_per_s,
+            min_cosine,
             spread,
         } = rate;
         let what = (threads, shape, sorted, batch);
         if last != Some(what) {
             last = Some(what);
             terminal.print(format_args!(
-                "\n{BOLD}{shape}, {}, batch {batch}, {}{BOLD:#}  {DIM}{texts} texts, {:.0} tokens each{DIM:#}\n  {:<names$} {:>10} {:>11} {:>7}",
+                "\n{BOLD}{shape}, {}, batch {batch}, {}{BOLD:#}  {DIM}{texts} texts, {:.0} tokens each{DIM:#}\n  {:<names$} {:>10} {:>11} {:>7} {:>8}",
                 if *sorted { "sorted" } else { "unsorted" },
                 view::counted(*threads as u64, "thread"),
                 *tokens as f64 / *texts as f64,
@@ -223,10 +225,12 @@ fn print(terminal: &Terminal, machine: &Machine, measured: &Throughput) -> Resul
                 "texts/s",
                 "tokens/s",
                 "spread",
+                "cosine",
             ))?;
         }
+        let cosine = min_cosine.map_or_else(String::new, |cosine| format!("{cosine:.5}"));
         terminal.print(format_args!(
-            "  {name:<names$} {texts_per_s:>10.1} {tokens_per_s:>11.0} {:>6.1}%  {DIM}{} on {} ({}, {}){DIM:#}",
+            "  {name:<names$} {texts_per_s:>10.1} {tokens_per_s:>11.0} {:>6.1}% {cosine:>8}  {DIM}{} on {} ({}, {}){DIM:#}",
             spread * 100.0,
             ran.model,
             ran.device,
