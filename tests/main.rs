@@ -8,5 +8,6 @@ mod damage;
 mod evolution;
 mod examples;
 mod plugin_zoo;
+mod quality;
 mod support;
 mod swap;

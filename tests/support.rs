@@ -158,6 +158,14 @@ pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
+/// A file of evaluation data: below `$MAGRAY_SHARED`, else below `shared` beside the repository.
+pub(crate) fn shared(path: &str) -> String {
+    let folder = env::var_os("MAGRAY_SHARED").map_or_else(|| repository().join("../shared"), PathBuf::from);
+    let path = folder.join(path);
+    assert!(path.exists(), "{} is not there: set MAGRAY_SHARED to the folder of shared data", path.display());
+    path.to_str().expect("UTF-8").to_owned()
+}
+
 /// File name of a library.
 macro_rules! library {
     ($name:literal) => {

@@ -1,8 +1,9 @@
 //! Local semantic memory and vector search: the library below the `magray` program.
 //!
-//! Dependencies point downward only: [`cli`] over [`engine`] over [`memory`] and [`indexing`] over
+//! Dependencies point downward only: [`cli`] over [`bench`] and [`engine`] over [`memory`] and [`indexing`] over
 //! [`embedding`] and [`ingest`] over [`store`] and [`plugins`] over [`config`]. Only `store` speaks SQL, only
 //! `plugins` loads libraries, only `cli` prints. `docs/ARCHITECTURE.md` walks through them.
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod embedding;

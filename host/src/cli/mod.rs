@@ -1,6 +1,7 @@
 //! The command line. Only this module prints: answers on stdout, everything else on stderr.
 mod add;
 mod args;
+mod bench;
 mod config;
 mod forget;
 mod get;
@@ -14,6 +15,7 @@ mod terminal;
 mod view;
 
 use crate::{
+    bench::BenchError,
     config::{Config, ConfigError, Resolved},
     engine::{self, Engine, EngineError, Setup},
     plugins::PluginError,
@@ -62,6 +64,8 @@ enum Command {
     #[command(subcommand)]
     Plugin(plugin::Plugin),
     #[command(subcommand)]
+    Bench(bench::Bench),
+    #[command(subcommand)]
     Config(config::ConfigCommand),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -76,6 +80,8 @@ enum Failure {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Plugin(#[from] PluginError),
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     /// What the user wrote cannot be done.
     #[error("{0}")]
     Usage(String),
@@ -106,7 +112,8 @@ impl Failure {
             Self::Engine(EngineError::Store(
                 StoreError::InvalidInput(_) | StoreError::AmbiguousId { .. },
             )) => USAGE,
-            Self::Engine(EngineError::Interrupted) => INTERRUPTED,
+            Self::Bench(BenchError::Plugin(PluginError::Unknown { .. }) | BenchError::Data { .. }) => USAGE,
+            Self::Engine(EngineError::Interrupted) | Self::Bench(BenchError::Interrupted) => INTERRUPTED,
             _ => FAILED,
         }
     }
@@ -156,6 +163,7 @@ impl Command {
             Self::Forget(forget) => forget.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),
+            Self::Bench(bench) => bench.run(global, terminal),
             Self::Config(config) => config.run(global, terminal),
             Self::Completions(completions) => completions.run(terminal),
             Self::Man(man) => man.run(terminal),

@@ -250,6 +250,9 @@ pub struct Plugins {
     pub allow: Vec<Sha256>,
     /// Whether an unknown file is first loaded in a child process.
     pub probe: bool,
+    /// Threads that each plugin may keep busy; 0 is one a core.
+    #[serde(deserialize_with = "whole::<0, 1024, _, _>")]
+    pub threads: usize,
 }
 
 /// `[ingest]`

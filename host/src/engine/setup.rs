@@ -1,10 +1,10 @@
 //! What an engine is made of: the configuration, the folders, the plugins.
 use crate::{
     config::Config,
-    plugins::{PluginOptions, Plugins},
+    plugins::{PluginError, PluginOptions, Plugins},
 };
-use magray_plugin_api::Plugin;
-use std::{env, path::PathBuf};
+use magray_plugin_api::{ComponentKind, Embedder, Plugin};
+use std::{env, num::NonZero, path::PathBuf};
 
 /// Everything that decides how an engine works.
 #[derive(Clone, Debug)]
@@ -33,8 +33,20 @@ impl Setup {
             allow: settings.allow.iter().map(ToString::to_string).collect(),
             trial_program: self.executable.clone().filter(|_| settings.probe),
             data_dir: self.data_dir.clone(),
+            threads: NonZero::new(settings.threads),
         };
         Plugins::discover(options, LINKED)
+    }
+
+    /// Makes the embedding backend of a profile, or of the component of that name; loads its plugin.
+    ///
+    /// # Errors
+    /// [`PluginError`].
+    pub fn embedder(&self, plugins: &Plugins, profile: &str) -> Result<Box<dyn Embedder>, PluginError> {
+        let selected = self.config.ai.embedding.profile(profile);
+        let component = &selected.profile.plugin;
+        let options = selected.options_json(&plugins.options_schema(ComponentKind::Embedder, component)?);
+        plugins.embedder(component, &options)
     }
 
     /// Where plugins are looked for, the most important first.

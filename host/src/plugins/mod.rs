@@ -21,6 +21,7 @@ use services::Services;
 use std::{
     collections::BTreeSet,
     env::consts::{DLL_PREFIX, DLL_SUFFIX},
+    num::NonZero,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
 };
@@ -37,6 +38,8 @@ pub struct PluginOptions {
     pub trial_program: Option<PathBuf>,
     /// The user's data folder.
     pub data_dir: PathBuf,
+    /// Threads that each plugin may keep busy; none is one a core.
+    pub threads: Option<NonZero<usize>>,
 }
 
 /// All plugins that were found.
@@ -127,7 +130,8 @@ impl Plugins {
     pub fn try_library(path: &Path, data_dir: &Path) -> String {
         let load = || {
             let file = PluginFile::inspect(path)?;
-            let services = Services { plugin: file.manifest.id.clone(), data_dir: data_dir.to_owned() };
+            let plugin = file.manifest.id.clone();
+            let services = Services { plugin, data_dir: data_dir.to_owned(), threads: None };
             load::load(file, false, services.leak())
         };
         match load() {
@@ -195,6 +199,16 @@ impl Plugins {
         entry.manifest.as_ref().ok_or_else(|| self.unknown(kind, name))
     }
 
+    /// JSON Schema of a component's options; loads its plugin.
+    ///
+    /// # Errors
+    /// [`PluginError`].
+    pub fn options_schema(&self, kind: ComponentKind, name: &str) -> Result<String, PluginError> {
+        let mut components = self.provider(kind, name)?.components.iter();
+        let component = components.find(|component| component.kind == kind && component.name == name);
+        Ok(component.map_or_else(|| "{}".to_owned(), |component| component.options.to_string()))
+    }
+
     fn unknown(&self, kind: ComponentKind, name: &str) -> PluginError {
         let known: BTreeSet<_> = self.entries.iter().flat_map(Entry::components).collect();
         let known: Vec<_> =
@@ -240,7 +254,8 @@ impl Plugins {
             State::Found(file) => file.take(),
         };
         let services = |plugin: &str| {
-            Services { plugin: plugin.to_owned(), data_dir: self.options.data_dir.clone() }.leak()
+            let PluginOptions { data_dir, threads, .. } = &self.options;
+            Services { plugin: plugin.to_owned(), data_dir: data_dir.clone(), threads: *threads }.leak()
         };
         let loaded = match (&entry.origin, file) {
             (Origin::Linked(plugin), _) => Ok(PluginHandle::linked(plugin, services(plugin.id))),

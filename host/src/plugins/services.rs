@@ -7,6 +7,7 @@ use std::{fs, num::NonZero, path::PathBuf, thread};
 pub(super) struct Services {
     pub(super) plugin: String,
     pub(super) data_dir: PathBuf,
+    pub(super) threads: Option<NonZero<usize>>,
 }
 
 impl Services {
@@ -42,7 +43,7 @@ impl Host for Services {
     }
 
     fn threads(&self) -> usize {
-        thread::available_parallelism().map_or(1, NonZero::get)
+        self.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get)
     }
 
     fn memory_budget(&self) -> Option<u64> {

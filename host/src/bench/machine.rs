@@ -1,0 +1,56 @@
+use serde::Serialize;
+use std::{fs, num::NonZero, thread};
+
+/// Where figures were measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Name of the processor.
+    pub cpu: String,
+    /// What it can do beyond its architecture's base, of what matters to vectors.
+    pub flags: Vec<String>,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// Release of the system's kernel.
+    pub kernel: String,
+    /// Processes that wanted a core, on average over the last minute: other work spoils figures.
+    pub load: f64,
+}
+
+const FLAGS: &[&str] = &[
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx_vnni",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+];
+
+impl Machine {
+    /// This machine. What the system does not say is empty.
+    pub fn here() -> Self {
+        let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let field = |names: &[&str]| {
+            let lines = cpu.lines().filter_map(|line| line.split_once(':'));
+            lines
+                .filter(|(name, _)| names.contains(&name.trim()))
+                .map(|(_, value)| value.trim())
+                .next()
+                .unwrap_or_default()
+        };
+        let flags: Vec<&str> = field(&["flags", "Features"]).split(' ').collect();
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        Self {
+            cpu: field(&["model name"]).to_owned(),
+            flags: FLAGS.iter().filter(|flag| flags.contains(flag)).map(ToString::to_string).collect(),
+            cores: thread::available_parallelism().map_or(1, NonZero::get),
+            kernel: kernel.trim().to_owned(),
+            load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
+        }
+    }
+}

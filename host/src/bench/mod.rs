@@ -1,0 +1,108 @@
+//! What `magray bench` measures: how right the vectors of an embedding backend are, on data with published
+//! figures, and how fast they come.
+//!
+//! Backends are called directly, without cache and fallback, so a figure belongs to the backend that it names.
+mod data;
+mod machine;
+mod metrics;
+mod quality;
+mod texts;
+mod throughput;
+mod worker;
+
+pub use data::{DataSets, Limit};
+pub use machine::Machine;
+pub use quality::{Measurement, Quality, QualityData, measure_quality};
+pub use texts::BenchTexts;
+pub use throughput::{Contestant, Latency, Ran, Rate, Throughput, ThroughputRequest, measure_throughput};
+pub use worker::{Ready, Reply, Request, serve};
+
+use crate::{engine::Setup, plugins::PluginError, plugins::Plugins};
+use magray_plugin_api::{CallContext, Embedder, Error as ApiError, ErrorCode, Role};
+use std::path::PathBuf;
+
+/// Why something could not be measured.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum BenchError {
+    #[error("{}: {fault}", path.display())]
+    Data { path: PathBuf, fault: String },
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    #[error("the embedding backend '{backend}' failed: {error}")]
+    Backend { backend: String, error: ApiError },
+    #[error("the embedding backend '{backend}' is broken: {fault}")]
+    Broken { backend: String, fault: String },
+    #[error("{name}: {fault}")]
+    Worker { name: String, fault: String },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// An embedding backend under measurement.
+#[expect(missing_debug_implementations, reason = "a backend has nothing to show")]
+pub struct Backend {
+    name: String,
+    embedder: Box<dyn Embedder>,
+}
+
+impl Backend {
+    /// Loads the backend of a profile, or of the component of that name.
+    ///
+    /// # Errors
+    /// [`BenchError::Plugin`].
+    pub fn open(setup: &Setup, plugins: &Plugins, name: &str) -> Result<Self, BenchError> {
+        Ok(Self { name: name.to_owned(), embedder: setup.embedder(plugins, name)? })
+    }
+
+    /// The name that it was chosen by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The backend itself.
+    pub fn embedder(&self) -> &dyn Embedder {
+        &*self.embedder
+    }
+
+    /// Tokens that it computes for each text.
+    fn count_tokens(&self, texts: &[&str]) -> Result<Vec<u32>, BenchError> {
+        let mut counts = vec![0; texts.len()];
+        self.embedder.count_tokens(texts, &mut counts).map_err(|error| self.failed(error))?;
+        Ok(counts)
+    }
+
+    /// The vectors of `texts`, `[texts.len(), dim]` row-major, by calls of `batch` texts in the order in which
+    /// they stand. `done` is told how many texts have a vector.
+    fn embed(
+        &self,
+        cx: &dyn CallContext,
+        texts: &[&str],
+        role: Role,
+        batch: usize,
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<f32>, BenchError> {
+        let info = self.embedder.info();
+        let batch = batch.clamp(1, info.max_batch);
+        // What the backend does not write stays NaN, and is found.
+        let mut vectors = vec![f32::NAN; texts.len() * info.dim];
+        for (texts, out) in texts.chunks(batch).zip(vectors.chunks_mut(batch * info.dim)) {
+            cx.check()
+                .and_then(|()| self.embedder.embed(cx, texts, role, out))
+                .map_err(|error| self.failed(error))?;
+            done(texts.len());
+        }
+        if vectors.iter().any(|v| !v.is_finite()) {
+            let fault = "it returned a vector with NaN, or left some of it unwritten".to_owned();
+            return Err(BenchError::Broken { backend: self.name.clone(), fault });
+        }
+        Ok(vectors)
+    }
+
+    fn failed(&self, error: ApiError) -> BenchError {
+        match error.code() {
+            ErrorCode::CANCELLED => BenchError::Interrupted,
+            _ => BenchError::Backend { backend: self.name.clone(), error },
+        }
+    }
+}

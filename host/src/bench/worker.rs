@@ -1,0 +1,274 @@
+//! A process that embeds on request, so that figures of one backend are not those of another one's threads, and so
+//! that programs other than this one can be measured in the same run.
+//!
+//! Requests and replies are lines of JSON on its standard input and output. Any program that speaks them is a peer;
+//! `scripts/bench-embed-peers.py` is one.
+use super::{
+    Backend, BenchError,
+    data::read_lines,
+    texts::{BenchTexts, ShapedText},
+};
+use magray_plugin_api::{CallContext, Role};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// What a worker is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// The first: load with so many threads, and read the texts of this file.
+    #[expect(missing_docs, reason = "as said")]
+    Start { threads: usize, texts: PathBuf },
+    /// Embed all texts of a kind by calls of `batch` texts, in the order of their length where they are to be
+    /// `sorted`. As often as fits into [`PASSES`], at least once. The reply is the seconds of each pass.
+    #[expect(missing_docs, reason = "as said")]
+    Run { shape: String, sorted: bool, batch: usize },
+    /// Embed one query so many times. The reply is the seconds of each.
+    #[expect(missing_docs, reason = "as said")]
+    Latency { text: String, times: usize },
+    /// Embed the first `count` texts of a kind. The reply is their vectors.
+    #[expect(missing_docs, reason = "as said")]
+    Vectors { shape: String, count: usize },
+}
+
+/// What it answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To the start.
+    Ready(Ready),
+    /// To what takes time.
+    Seconds(Vec<f64>),
+    /// To the question for vectors.
+    Vectors(Vec<Vec<f32>>),
+    /// It cannot.
+    Error(String),
+}
+
+/// What a worker runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Ready {
+    pub model: String,
+    pub device: String,
+    pub engine: String,
+    pub precision: String,
+    /// Tokens of the texts of each kind, as the model computes them.
+    pub tokens: BTreeMap<String, u64>,
+}
+
+/// How long a run goes on with texts that are embedded sooner.
+const PASSES: Duration = Duration::from_millis(200);
+
+/// Serves one backend. `receive` gives the next request, or none where there are no more.
+///
+/// # Errors
+/// Only what `receive` and `send` return: faults of the backend are replies.
+pub fn serve<E>(
+    cx: &dyn CallContext,
+    open: impl FnOnce(usize) -> Result<Backend, BenchError>,
+    mut receive: impl FnMut() -> Result<Option<Request>, E>,
+    mut send: impl FnMut(&Reply) -> Result<(), E>,
+) -> Result<(), E> {
+    let (mut open, mut state) = (Some(open), None);
+    while let Some(request) = receive()? {
+        let answered = match (request, &state) {
+            (Request::Start { threads, texts }, _) => match open.take() {
+                Some(open) => State::start(open, threads, texts).map(|(started, ready)| {
+                    state = Some(started);
+                    Reply::Ready(ready)
+                }),
+                None => Ok(Reply::Error("it has started".into())),
+            },
+            (_, None) => Ok(Reply::Error("it has not started".into())),
+            (Request::Run { shape, sorted, batch }, Some(state)) => state.run(cx, &shape, sorted, batch),
+            (Request::Latency { text, times }, Some(state)) => state.latency(cx, &text, times),
+            (Request::Vectors { shape, count }, Some(state)) => state.vectors(cx, &shape, count),
+        };
+        send(&answered.unwrap_or_else(|error| Reply::Error(error.to_string())))?;
+    }
+    Ok(())
+}
+
+struct State {
+    backend: Backend,
+    texts: BenchTexts,
+}
+
+impl State {
+    fn start(
+        open: impl FnOnce(usize) -> Result<Backend, BenchError>,
+        threads: usize,
+        texts: PathBuf,
+    ) -> Result<(Self, Ready), BenchError> {
+        let texts = BenchTexts(read_lines::<ShapedText>(&texts)?);
+        let backend = open(threads)?;
+        let mut tokens = BTreeMap::new();
+        for shape in texts.shapes() {
+            let counts = backend.count_tokens(&texts.of(&shape))?;
+            tokens.insert(shape, counts.into_iter().map(u64::from).sum());
+        }
+        let device = backend.embedder().device();
+        let ready = Ready {
+            model: backend.embedder().info().model.clone(),
+            device: device.device,
+            engine: device.engine,
+            precision: device.precision,
+            tokens,
+        };
+        Ok((Self { backend, texts }, ready))
+    }
+
+    fn run(
+        &self,
+        cx: &dyn CallContext,
+        shape: &str,
+        sorted: bool,
+        batch: usize,
+    ) -> Result<Reply, BenchError> {
+        let mut texts = self.texts.of(shape);
+        if sorted {
+            texts.sort_by_key(|text| text.len());
+        }
+        let start = Instant::now();
+        let mut seconds = Vec::new();
+        while seconds.is_empty() || start.elapsed() < PASSES {
+            let pass = Instant::now();
+            self.backend.embed(cx, &texts, Role::Passage, batch, &mut |_| {})?;
+            seconds.push(pass.elapsed().as_secs_f64());
+        }
+        Ok(Reply::Seconds(seconds))
+    }
+
+    fn latency(&self, cx: &dyn CallContext, text: &str, times: usize) -> Result<Reply, BenchError> {
+        let calls = (0..times).map(|_| {
+            let start = Instant::now();
+            self.backend.embed(cx, &[text], Role::Query, 1, &mut |_| {})?;
+            Ok(start.elapsed().as_secs_f64())
+        });
+        calls.collect::<Result<_, _>>().map(Reply::Seconds)
+    }
+
+    fn vectors(&self, cx: &dyn CallContext, shape: &str, count: usize) -> Result<Reply, BenchError> {
+        let mut texts = self.texts.of(shape);
+        texts.truncate(count);
+        let vectors = self.backend.embed(cx, &texts, Role::Passage, count, &mut |_| {})?;
+        let rows = vectors.chunks_exact(self.backend.embedder().info().dim);
+        Ok(Reply::Vectors(rows.map(<[f32]>::to_vec).collect()))
+    }
+}
+
+/// A worker process.
+#[derive(Debug)]
+pub(super) struct Worker {
+    name: String,
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    /// Starts a worker on so many cores.
+    pub(super) fn spawn(name: &str, mut command: Command, cores: usize) -> Result<Self, BenchError> {
+        pin(&mut command, cores);
+        let failed = |fault: &dyn std::fmt::Display| BenchError::Worker {
+            name: name.to_owned(),
+            fault: format!("it does not start: {fault}"),
+        };
+        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = spawned.map_err(|error| failed(&error))?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(failed(&"no pipes"));
+        };
+        Ok(Self { name: name.to_owned(), child, stdin, stdout: BufReader::new(stdout) })
+    }
+
+    pub(super) fn start(&mut self, threads: usize, texts: PathBuf) -> Result<Ready, BenchError> {
+        match self.ask(&Request::Start { threads, texts })? {
+            Reply::Ready(ready) => Ok(ready),
+            other => Err(self.fault(format!("an odd answer: {other:?}"))),
+        }
+    }
+
+    pub(super) fn seconds(&mut self, request: &Request) -> Result<Vec<f64>, BenchError> {
+        match self.ask(request)? {
+            Reply::Seconds(seconds) if !seconds.is_empty() => Ok(seconds),
+            other => Err(self.fault(format!("an odd answer: {other:?}"))),
+        }
+    }
+
+    pub(super) fn vectors(&mut self, shape: &str, count: usize) -> Result<Vec<Vec<f32>>, BenchError> {
+        match self.ask(&Request::Vectors { shape: shape.to_owned(), count })? {
+            Reply::Vectors(vectors) => Ok(vectors),
+            other => Err(self.fault(format!("an odd answer: {other:?}"))),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Reply, BenchError> {
+        let mut line = serde_json::to_string(request).map_err(|error| self.fault(error.to_string()))?;
+        line.push('\n');
+        let mut reply = String::new();
+        let told = self.stdin.write_all(line.as_bytes()).and_then(|()| self.stdin.flush());
+        // One that has ended says so by an empty answer.
+        let heard = told.and_then(|()| self.stdout.read_line(&mut reply));
+        match heard {
+            Ok(0) | Err(_) => return Err(self.fault("it has ended".into())),
+            Ok(_) => {}
+        }
+        match serde_json::from_str(&reply) {
+            Ok(Reply::Error(fault)) => Err(self.fault(fault)),
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(self.fault(format!("an odd answer ({error}): {}", reply.trim_end()))),
+        }
+    }
+
+    fn fault(&self, fault: String) -> BenchError {
+        BenchError::Worker { name: self.name.clone(), fault }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Binds a process that is about to start, and so all threads of it, to the first `cores` cores that this one may
+/// use: then every program has the same, whatever it makes of the number of threads that it is told.
+#[cfg(target_os = "linux")]
+pub(super) fn pin(command: &mut Command, cores: usize) {
+    use std::os::unix::process::CommandExt as _;
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: the set is plain bits, for which all zero is a value.
+    let (mut allowed, mut chosen): (libc::cpu_set_t, libc::cpu_set_t) = unsafe { std::mem::zeroed() };
+    // SAFETY: `allowed` is a set of the given size, owned by this frame.
+    if unsafe { libc::sched_getaffinity(0, size, &mut allowed) } != 0 {
+        return;
+    }
+    // SAFETY: each number is below the set's capacity.
+    let all = (0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &allowed) });
+    for cpu in all.take(cores) {
+        // SAFETY: as above.
+        unsafe { libc::CPU_SET(cpu, &mut chosen) };
+    }
+    let bind = move || {
+        // SAFETY: `chosen` is a set of the given size, moved into this closure.
+        match unsafe { libc::sched_setaffinity(0, size, &chosen) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec it makes one system call, and allocates nothing.
+    unsafe { command.pre_exec(bind) };
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn pin(_command: &mut Command, _cores: usize) {}

@@ -1,0 +1,179 @@
+//! The vectors of each backend are as right as its model is known to be: parts of public data sets, through the
+//! program and the plugin files. `magray bench quality --check` does it with the whole sets.
+use crate::support::{CPU, Home, shared};
+use serde_json::{Value, json};
+use std::fs;
+
+/// A backend with the figures that its model has on the parts that are measured here.
+struct Case {
+    library: &'static str,
+    backend: &'static str,
+    model: &'static str,
+    /// How far a figure may be off.
+    tolerance: f64,
+    /// Of the first 300 pairs of STS-B's test set.
+    spearman: f64,
+    /// nDCG@10 of the first 100 test queries of SciFact, and of its first 100 training queries, over the documents
+    /// judged for them and 100 others.
+    ndcg: [f64; 2],
+}
+
+/// The static model: recorded from a run, since nobody publishes figures of parts. Whether its vectors are right is
+/// decided by the reference vectors of its authors, below.
+const STATIC: Case = Case {
+    library: CPU,
+    backend: "cpu",
+    model: "potion-base-8M-int8",
+    tolerance: 0.0005,
+    spearman: 0.891722,
+    ndcg: [0.760561, 0.746193],
+};
+
+impl Case {
+    fn measure(&self, home: &Home, args: &[&str]) -> Value {
+        home.install(self.library);
+        let bench = ["bench", "quality", "--backends", self.backend, "--model", self.model];
+        let measured = home.json(&[&bench, args].concat());
+        assert!(measured["model"].as_str().is_some_and(|model| self.model.ends_with(model)), "{measured}");
+        assert_eq!(measured["backend"], self.backend);
+        measured
+    }
+
+    #[track_caller]
+    fn is_near(&self, measured: &Value, set: &str, metric: &str, wanted: f64) {
+        let found = figure(measured, set, metric);
+        assert!((found - wanted).abs() <= self.tolerance, "{set} {metric} is {found}, not {wanted}");
+    }
+
+    fn is_as_good_as_known(&self) {
+        let home = Home::new();
+        let pairs = shared("data/sts/stsb-en-test.tsv.zst");
+        let measured = self.measure(&home, &["--sts", &pairs, "--limit", "300"]);
+        self.is_near(&measured, "stsb-en-test", "Spearman", self.spearman);
+        let measured = self.measure(&home, &["--data", &shared("data/scifact"), "--limit", "100"]);
+        self.is_near(&measured, "scifact/test", "nDCG@10", self.ndcg[0]);
+        self.is_near(&measured, "scifact/train", "nDCG@10", self.ndcg[1]);
+    }
+}
+
+fn figure(measured: &Value, set: &str, metric: &str) -> f64 {
+    let found = measured["measurements"].as_array().expect("measurements");
+    let found = found.iter().find(|found| found["set"] == set && found["metric"] == metric);
+    found
+        .and_then(|found| found["value"].as_f64())
+        .unwrap_or_else(|| panic!("no {metric} of {set} in {measured}"))
+}
+
+#[test]
+fn the_static_model_is_as_good_as_it_is_known_to_be() {
+    STATIC.is_as_good_as_known();
+}
+
+/// Vectors that the authors' own code made of the weights in f32, as a file that `bench quality` reads.
+fn reference_of_the_static_model(home: &Home, change: impl Fn(&mut Vec<Value>)) -> String {
+    let path = crate::support::repository().join("plugins/embed-cpu/tests/data/reference.json");
+    let mut made: Value = serde_json::from_slice(&fs::read(path).expect("the reference")).expect("JSON");
+    let items = made["items"].as_array_mut().expect("items");
+    for item in items.iter_mut() {
+        let count = item["token_ids"].as_array().expect("token ids").len();
+        *item = json!({ "text": item["text"], "n_tokens": count, "embedding": item["f32"] });
+    }
+    change(items);
+    let text = json!({ "model": STATIC.model, "items": items }).to_string();
+    home.file("reference.json", text).to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn the_static_model_equals_its_reference_vectors() {
+    let home = Home::new();
+    let path = reference_of_the_static_model(&home, |_| {});
+    let measured = STATIC.measure(&home, &["--ref", &path, "--check"]);
+    assert_eq!(figure(&measured, "reference", "texts with a wrong token count"), 0.0);
+    let cosine = figure(&measured, "reference", "min cosine");
+    assert!((0.999..=1.0).contains(&cosine), "{cosine}");
+}
+
+#[test]
+fn a_check_fails_where_vectors_or_tokens_are_others() {
+    let home = Home::new();
+    home.install(CPU);
+    let path = reference_of_the_static_model(&home, |items| {
+        let other = items[1]["embedding"].clone();
+        items[0]["embedding"] = other;
+        items[2]["n_tokens"] = json!(999);
+    });
+    let ran = home.run(&["bench", "quality", "--ref", &path, "--check", "--json"]).expect(3);
+    let measured: Value = serde_json::from_str(&ran.stdout).expect("the figures all the same");
+    assert_eq!(figure(&measured, "reference", "texts with a wrong token count"), 1.0);
+    ran.says(&["2 figures farther from the known"]);
+    // Without --check they are only shown.
+    home.run(&["bench", "quality", "--ref", &path]).expect(0);
+}
+
+#[test]
+fn vectors_of_another_model_are_no_reference() {
+    let home = Home::new();
+    let ran = home
+        .run(&["bench", "quality", "--ref", &shared("data/ref/embeddings_ref.json"), "--check"])
+        .expect(0);
+    ran.says(&["skipped", "all-MiniLM-L6-v2, not of potion-base-8M-int8"]);
+}
+
+#[test]
+fn what_is_no_data_is_wrong_usage() {
+    let home = Home::new();
+    home.run(&["bench", "quality"]).expect(2).says(&["--data"]);
+    let empty = home.path().to_str().expect("UTF-8").to_owned();
+    home.run(&["bench", "quality", "--data", &empty]).expect(2).says(&["no evaluation data here"]);
+    home.run(&["bench", "quality", "--data", "none-such"]).expect(2).says(&["none-such"]);
+    let broken = home.file("pairs.tsv", "1.0\tone sentence\n");
+    let broken = broken.to_str().expect("UTF-8");
+    home.run(&["bench", "quality", "--sts", broken]).expect(2).says(&["pairs.tsv: line 1"]);
+    home.run(&["--backend", "cpu", "bench", "quality", "--sts", broken, "--backends", "none-such"]).expect(2);
+}
+
+#[test]
+fn speed_is_measured_of_every_backend_and_peer_in_a_process_of_its_own() {
+    let home = Home::new();
+    home.install(CPU);
+    let texts: Vec<String> = (0..40).map(|i| format!("line {i} of the texts to embed")).collect();
+    let texts = home.file("texts.txt", texts.join("\n"));
+    let texts = texts.to_str().expect("UTF-8");
+    // The worker of this very program is a peer like any other.
+    let program = env!("CARGO_BIN_EXE_magray");
+    let peer = format!("itself={program} --backend cpu bench worker");
+    let args = ["bench", "embed", "--texts", texts, "--runs", "2", "--queries", "5", "--batch", "8,64"];
+    let measured = home.json(&[&args[..], &["--threads", "1", "--peer", &peer]].concat());
+    let rates = measured["rates"].as_array().expect("rates");
+    assert_eq!(rates.len(), 2 * 2 * 2, "two orders, two batches, two contestants: {measured}");
+    for rate in rates {
+        assert!(rate["texts_per_s"].as_f64() > Some(0.0), "{rate}");
+        assert_eq!(
+            (&rate["texts"], &rate["shape"], &rate["threads"]),
+            (&json!(40), &json!("own"), &json!(1))
+        );
+        assert_eq!(rate["model"], STATIC.model);
+        // The first is what the other is compared with, and the other is the very same.
+        match rate["name"].as_str() {
+            Some("itself") => assert!(rate["min_cosine"].as_f64() > Some(0.99999), "{rate}"),
+            _ => assert_eq!(rate["min_cosine"], Value::Null),
+        }
+    }
+    let latencies = measured["latencies"].as_array().expect("latencies");
+    let [ours, peer] = &latencies[..] else { panic!("{measured}") };
+    assert!(ours["start_to_answer_ms"].as_f64() > Some(0.0), "{ours}");
+    assert_eq!((&peer["name"], &peer["start_to_answer_ms"]), (&json!("itself"), &Value::Null));
+    assert!(measured["machine"]["cores"].as_u64() >= Some(1), "{measured}");
+}
+
+#[test]
+fn a_peer_that_ends_or_talks_nonsense_is_named() {
+    let home = Home::new();
+    let texts = home.file("texts.txt", "one\ntwo\nthree\nfour\n");
+    let texts = texts.to_str().expect("UTF-8");
+    for (peer, said) in [("mute=true", "mute: it has ended"), ("parrot=cat", "parrot: an odd answer")] {
+        let ran = home.run(&["bench", "embed", "--texts", texts, "--peer", peer, "--threads", "1"]);
+        ran.expect(3).says(&[said]);
+    }
+    home.run(&["bench", "embed", "--texts", texts, "--backends", "none-such"]).expect(3).says(&["none-such"]);
+}
