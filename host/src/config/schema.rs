@@ -169,6 +169,14 @@ pub struct Cache {
     /// Seconds that an entry is good for; 0 is for ever.
     #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
     pub ttl_seconds: u64,
+    /// Whether embeddings are kept on disk too.
+    pub disk: bool,
+    /// Bytes on disk at most.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub disk_max_bytes: u64,
+    /// Entries on disk at most; 0 is no limit.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub disk_max_entries: u64,
     /// Cache policy plugins with their options.
     pub profiles: Profiles,
 }

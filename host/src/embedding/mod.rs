@@ -1,7 +1,7 @@
 //! Texts to vectors: one embedding backend behind the cache, its answers checked.
 mod cache;
 
-pub use cache::{CacheLimits, EmbeddingCache};
+pub use cache::{CacheLimits, EmbeddingCache, MemoryCacheStats};
 
 use magray_plugin_api::{CallContext, Embedder, EmbedderInfo, Error as ApiError, Role};
 
@@ -56,6 +56,11 @@ impl Embedding {
     /// The name that it was chosen by.
     pub fn backend(&self) -> &str {
         &self.backend
+    }
+
+    /// The cache in front of it.
+    pub fn cache(&self) -> &EmbeddingCache {
+        &self.cache
     }
 
     /// The backend itself.

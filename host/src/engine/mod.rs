@@ -17,9 +17,9 @@ use crate::{
     embedding::{CacheLimits, Embedding, EmbeddingCache},
     indexing::{IndexOptions, Indexes},
     plugins::Plugins,
-    store::{self, Layer, SpaceId, Store, StoreOptions},
+    store::{self, CacheSpace, Layer, SpaceId, Store, StoreOptions},
 };
-use magray_plugin_api::ComponentKind;
+use magray_plugin_api::{ComponentKind, EmbedderInfo};
 use std::{
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -117,7 +117,8 @@ impl Engine {
         let component = &selected.profile.plugin;
         let options = selected.options_json(&self.schema(ComponentKind::Embedder, component)?);
         let embedder = self.plugins.embedder(component, &options)?;
-        let embedding = Embedding::new(&selected.name, embedder, self.cache()?)?;
+        let cache = self.cache(embedder.info())?;
+        let embedding = Embedding::new(&selected.name, embedder, cache)?;
 
         let info = embedding.info();
         let space = self.store.space(info.space, &info.model, info.dim)?;
@@ -137,7 +138,8 @@ impl Engine {
         Ok(Vectors { embedding, space, indexes, index_backend: selected.name })
     }
 
-    fn cache(&self) -> Result<EmbeddingCache, EngineError> {
+    /// The cache for vectors of an embedder.
+    fn cache(&self, info: &EmbedderInfo) -> Result<EmbeddingCache, EngineError> {
         let settings = &self.setup.config.memory.cache;
         let selected = settings.selected();
         let component = &selected.profile.plugin;
@@ -148,7 +150,12 @@ impl Engine {
             entries => usize::try_from(entries).unwrap_or(usize::MAX),
         };
         let limits = CacheLimits { max_bytes: settings.max_bytes(total_memory()), max_entries };
-        Ok(EmbeddingCache::new(policy, limits))
+        let cache = EmbeddingCache::new(policy, limits);
+        if !settings.disk {
+            return Ok(cache);
+        }
+        let space = CacheSpace { digest: info.space, model: info.model.clone(), dim: info.dim };
+        Ok(cache.with_disk(self.setup.disk_cache(), space))
     }
 
     /// JSON Schema of a component's options.

@@ -2,9 +2,10 @@
 use crate::{
     config::Config,
     plugins::{PluginOptions, Plugins},
+    store::{DiskCache, DiskCacheOptions},
 };
 use magray_plugin_api::Plugin;
-use std::{env, path::PathBuf};
+use std::{env, path::PathBuf, time::Duration};
 
 /// Everything that decides how an engine works.
 #[derive(Clone, Debug)]
@@ -23,6 +24,17 @@ impl Setup {
     /// The database file.
     pub fn database(&self) -> PathBuf {
         self.data_dir.join("magray.db")
+    }
+
+    /// The cache of embeddings on disk, whether the settings use it or not; opens nothing yet.
+    pub fn disk_cache(&self) -> DiskCache {
+        let settings = &self.config.memory.cache;
+        let options = DiskCacheOptions {
+            ttl: Some(settings.ttl_seconds).filter(|&ttl| ttl > 0).map(Duration::from_secs),
+            max_bytes: settings.disk_max_bytes,
+            max_entries: Some(settings.disk_max_entries).filter(|&most| most > 0).unwrap_or(u64::MAX),
+        };
+        DiskCache::new(&self.data_dir.join("cache.db"), options)
     }
 
     /// Reads the manifests of all plugins; loads none.
