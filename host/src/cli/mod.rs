@@ -1,6 +1,7 @@
 //! The command line. Only this module prints: answers on stdout, everything else on stderr.
 mod add;
 mod args;
+mod cache;
 mod config;
 mod forget;
 mod get;
@@ -59,6 +60,8 @@ enum Command {
     List(list::List),
     Forget(forget::Forget),
     Stats(stats::Stats),
+    #[command(subcommand)]
+    Cache(cache::Cache),
     #[command(subcommand)]
     Plugin(plugin::Plugin),
     #[command(subcommand)]
@@ -155,6 +158,7 @@ impl Command {
             Self::List(list) => list.run(global, terminal),
             Self::Forget(forget) => forget.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
+            Self::Cache(cache) => cache.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),
             Self::Config(config) => config.run(global, terminal),
             Self::Completions(completions) => completions.run(terminal),

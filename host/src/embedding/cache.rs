@@ -222,7 +222,11 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::{PluginOptions, Plugins};
+    use crate::{
+        plugins::{PluginOptions, Plugins},
+        store::DiskCacheOptions,
+    };
+    use std::path::Path;
 
     const SPACE: [u8; 32] = [1; 32];
 
@@ -274,6 +278,66 @@ mod tests {
             assert_eq!(get(&cache, "49"), Some([1.0, 49.0]));
             assert_eq!(get(&cache, "0"), None);
         }
+    }
+
+    #[test]
+    fn room_is_made_for_many_at_once() {
+        let cache = cache(1 << 20, 1000);
+        (0..1001).for_each(|text| put(&cache, &text.to_string(), [1.0, text as f32]));
+        let memory = cache.memory();
+        assert_eq!((memory.entries, memory.counts.evictions), (900, 101));
+        assert_eq!((get(&cache, "100"), get(&cache, "101")), (None, Some([1.0, 101.0])));
+        assert_eq!(memory.bytes, 900 * weight(&[0.0; 2]));
+    }
+
+    #[test]
+    fn what_it_does_is_counted() {
+        let cache = cache(1 << 20, 3);
+        put(&cache, "a", [1.0, 2.0]);
+        get(&cache, "a");
+        get(&cache, "b");
+        (0..5).for_each(|text| put(&cache, &text.to_string(), [1.0, 1.0]));
+        let counts = CacheCounts { hits: 1, misses: 1, insertions: 6, evictions: 3, expired: 0 };
+        assert_eq!(cache.memory().counts, counts);
+    }
+
+    fn with_disk(folder: &Path, max_entries: usize, ttl: Option<Duration>) -> EmbeddingCache {
+        let options = DiskCacheOptions { ttl, max_bytes: u64::MAX, max_entries: u64::MAX };
+        let disk = DiskCache::new(&folder.join("cache.db"), options);
+        let space = CacheSpace { digest: SPACE, model: "m".to_owned(), dim: 2 };
+        cache(1 << 20, max_entries).with_disk(disk, space)
+    }
+
+    #[test]
+    fn what_is_not_in_memory_comes_from_disk_and_stays_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = with_disk(folder.path(), 10, None);
+        put(&cache, "a", [0.5, 0.25]);
+        assert_eq!(get(&cache, "a"), Some([0.5, 0.25]));
+        drop(cache);
+        let cache = with_disk(folder.path(), 10, None);
+        assert_eq!(get(&cache, "a"), Some([0.5, 0.25]));
+        assert_eq!(get(&cache, "a"), Some([0.5, 0.25]));
+        assert_eq!(get(&cache, "b"), None);
+        let disk = cache.disk().unwrap();
+        assert_eq!((disk.counts().hits, disk.counts().misses), (1, 1));
+        assert_eq!((cache.memory().counts.hits, cache.memory().counts.misses), (1, 2));
+        // What it did before it was dropped is in the totals.
+        let totals = disk.stats().unwrap().memory_totals;
+        assert_eq!((totals.hits, totals.misses, totals.insertions), (1, 0, 1));
+    }
+
+    #[test]
+    fn what_came_from_disk_is_no_younger_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        put(&with_disk(folder.path(), 10, None), "a", [0.5, 0.25]);
+        let cache = with_disk(folder.path(), 10, Some(Duration::from_secs(1000)));
+        assert!(get(&cache, "a").is_some());
+        let expires_ms = cache.held().entries[&key(&SPACE, Role::Query, "a").id].expires_ms;
+        assert!(expires_ms <= cache.now_ms() + 1_000_000, "{expires_ms}");
+        cache.held().entries.values_mut().for_each(|entry| entry.expires_ms = 0);
+        let mut out = [0.0; 2];
+        assert!(!cache.held().get(&key(&SPACE, Role::Query, "a"), &mut out, 1));
     }
 
     #[test]

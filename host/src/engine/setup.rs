@@ -26,6 +26,11 @@ impl Setup {
         self.data_dir.join("magray.db")
     }
 
+    /// Bytes that the cache of embeddings may take in memory.
+    pub fn cache_bytes(&self) -> u64 {
+        self.config.memory.cache.max_bytes(total_memory())
+    }
+
     /// The cache of embeddings on disk, whether the settings use it or not; opens nothing yet.
     pub fn disk_cache(&self) -> DiskCache {
         let settings = &self.config.memory.cache;
@@ -88,4 +93,14 @@ pub fn default_data_dir() -> Option<PathBuf> {
         };
         base.map(|base| base.join("magray"))
     })
+}
+
+/// Bytes of main memory of this machine; a cautious 8 GiB where the system does not say.
+fn total_memory() -> u64 {
+    let kib = || {
+        let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    kib().map_or(8 << 30, |kib| kib * 1024)
 }
