@@ -171,6 +171,9 @@ pub struct Cache {
     pub ttl_seconds: u64,
     /// Whether embeddings are kept on disk too.
     pub disk: bool,
+    /// Microseconds that a text takes to embed from which on the disk is worth a look.
+    #[serde(deserialize_with = "whole::<0, 1_000_000_000, _, _>")]
+    pub disk_min_us: u64,
     /// Bytes on disk at most.
     #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
     pub disk_max_bytes: u64,

@@ -4,7 +4,10 @@ use crate::store::{CacheCounts, CacheKey, CacheSpace, DiskCache};
 use magray_plugin_api::{Error, ErrorCode, Result, Role, host::ContainedPolicy};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -48,6 +51,16 @@ pub struct EmbeddingCache {
 struct Disk {
     cache: DiskCache,
     space: Arc<CacheSpace>,
+    /// A text that is computed quicker than this is not worth a look at the disk.
+    min_cost: Duration,
+    /// Nanoseconds that the last texts took to compute; nothing is known at first.
+    cost_ns: AtomicU64,
+}
+
+impl Disk {
+    fn is_worth_it(&self) -> bool {
+        u128::from(self.cost_ns.load(Ordering::Relaxed)) >= self.min_cost.as_nanos()
+    }
 }
 
 struct Held {
@@ -87,11 +100,20 @@ impl EmbeddingCache {
         cache
     }
 
-    /// Puts a level on disk behind it, for vectors of `space`.
+    /// Puts a level on disk behind it, for vectors of `space`. It is used while a text takes at
+    /// least `min_cost` to compute, see [`EmbeddingCache::note_cost`].
     #[must_use]
-    pub fn with_disk(mut self, cache: DiskCache, space: CacheSpace) -> Self {
-        self.disk = Some(Disk { cache, space: Arc::new(space) });
+    pub fn with_disk(mut self, cache: DiskCache, space: CacheSpace, min_cost: Duration) -> Self {
+        self.disk = Some(Disk { cache, space: Arc::new(space), min_cost, cost_ns: AtomicU64::new(u64::MAX) });
         self
+    }
+
+    /// Tells it that the backend took so long for so many texts, without any wait for its turn.
+    pub(super) fn note_cost(&self, texts: usize, took: Duration) {
+        if let (Some(disk), true) = (&self.disk, texts > 0) {
+            let each = took.as_nanos() / texts as u128;
+            disk.cost_ns.store(u64::try_from(each).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
     }
 
     /// What the level in memory holds, and what it did.
@@ -118,7 +140,9 @@ impl EmbeddingCache {
         if self.held().get(key, out, self.now_ms()) {
             return true;
         }
-        let Some(Disk { cache, .. }) = &self.disk else { return false };
+        let Some(Disk { cache, .. }) = self.disk.as_ref().filter(|disk| disk.is_worth_it()) else {
+            return false;
+        };
         let Some(left) = cache.get(*key, out) else { return false };
         self.hold(key, out, self.now_ms().saturating_add(millis(left)));
         true
@@ -127,7 +151,7 @@ impl EmbeddingCache {
     /// Holds `vector` under `key`, dropping what the policy names to make room.
     pub(super) fn insert(&self, key: &CacheKey, vector: &[f32]) {
         self.hold(key, vector, u64::MAX);
-        if let Some(Disk { cache, space }) = &self.disk {
+        if let Some(Disk { cache, space, .. }) = self.disk.as_ref().filter(|disk| disk.is_worth_it()) {
             cache.put(space, *key, vector);
         }
     }
@@ -305,7 +329,7 @@ mod tests {
         let options = DiskCacheOptions { ttl, max_bytes: u64::MAX, max_entries: u64::MAX };
         let disk = DiskCache::new(&folder.join("cache.db"), options);
         let space = CacheSpace { digest: SPACE, model: "m".to_owned(), dim: 2 };
-        cache(1 << 20, max_entries).with_disk(disk, space)
+        cache(1 << 20, max_entries).with_disk(disk, space, Duration::from_micros(50))
     }
 
     #[test]
@@ -325,6 +349,24 @@ mod tests {
         // What it did before it was dropped is in the totals.
         let totals = disk.stats().unwrap().memory_totals;
         assert_eq!((totals.hits, totals.misses, totals.insertions), (1, 0, 1));
+    }
+
+    #[test]
+    fn what_is_quick_to_compute_is_not_looked_for_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = with_disk(folder.path(), 10, None);
+        assert_eq!(get(&cache, "a"), None);
+        cache.note_cost(1000, Duration::from_millis(1));
+        put(&cache, "a", [0.5, 0.25]);
+        assert_eq!(get(&cache, "b"), None);
+        drop(cache);
+        assert!(!folder.path().join("cache.db").exists());
+
+        let cache = with_disk(folder.path(), 10, None);
+        cache.note_cost(10, Duration::from_millis(1));
+        put(&cache, "a", [0.5, 0.25]);
+        drop(cache);
+        assert_eq!(get(&with_disk(folder.path(), 10, None), "a"), Some([0.5, 0.25]));
     }
 
     #[test]

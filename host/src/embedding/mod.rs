@@ -4,6 +4,7 @@ mod cache;
 pub use cache::{CacheLimits, EmbeddingCache, MemoryCacheStats};
 
 use magray_plugin_api::{CallContext, Embedder, EmbedderInfo, Error as ApiError, Role};
+use std::time::Instant;
 
 /// The widest vector that is believed; models have some thousand numbers at most.
 const MAX_DIM: usize = 1 << 16;
@@ -89,7 +90,9 @@ impl Embedding {
             }
         }
         let texts: Vec<&str> = missing.iter().map(|&row| texts[row]).collect();
+        let start = Instant::now();
         let computed = self.compute(cx, &texts, role)?;
+        self.cache.note_cost(texts.len(), start.elapsed());
         for (&row, vector) in missing.iter().zip(computed.chunks_exact(dim)) {
             vectors[row * dim..][..dim].copy_from_slice(vector);
             self.cache.insert(&keys[row], vector);

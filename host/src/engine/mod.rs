@@ -155,7 +155,8 @@ impl Engine {
             return Ok(cache);
         }
         let space = CacheSpace { digest: info.space, model: info.model.clone(), dim: info.dim };
-        Ok(cache.with_disk(self.setup.disk_cache(), space))
+        let min_cost = Duration::from_micros(settings.disk_min_us);
+        Ok(cache.with_disk(self.setup.disk_cache(), space, min_cost))
     }
 
     /// JSON Schema of a component's options.

@@ -116,7 +116,7 @@ pub struct CacheSpaceStats {
 
 /// Vectors by [`CacheKey`] in a file, as f16.
 ///
-/// The file is opened by the first call and made where it is missing. One that is damaged or of
+/// The file is opened by the first call, and made by the first write where it is missing. One that is damaged or of
 /// another version is moved aside with a warning and made anew; where it cannot be used at all, every
 /// look-up misses. Each vector carries a checksum over key and value. Vectors are written by a thread of
 /// its own, some hundred in a transaction, and what a killed process had not written is lost.
@@ -203,7 +203,7 @@ impl DiskCache {
     /// for, [`Duration::MAX`] for ever.
     pub fn get(&self, key: CacheKey, out: &mut [f32]) -> Option<Duration> {
         let ttl = self.shared.options.ttl;
-        let found = self.shared.with(&mut lock(&self.reader), |file| file.get(key, out, ttl, now_s()));
+        let found = self.shared.with(&mut lock(&self.reader), false, |file| file.get(key, out, ttl, now_s()));
         let left = match found {
             Some(Found::Fresh { left_s, renew }) => {
                 if renew {
@@ -250,7 +250,7 @@ impl DiskCache {
     /// What the file holds; none where it cannot be used.
     pub fn stats(&self) -> Option<DiskCacheStats> {
         let ttl = self.shared.options.ttl;
-        self.shared.with(&mut lock(&self.reader), |file| {
+        self.shared.with(&mut lock(&self.reader), false, |file| {
             let (entries, bytes) = file.held()?;
             let [memory_totals, disk_totals] = file.totals()?;
             let spaces = file.spaces(ttl, now_s())?;
@@ -265,9 +265,10 @@ impl DiskCache {
         let space = space.map(|space| space.id);
         self.flush();
         let mut reader = lock(&self.reader);
-        let cleared = self.shared.with(&mut reader, |file| file.clear(space, only_expired, ttl, now_s()));
+        let cleared =
+            self.shared.with(&mut reader, false, |file| file.clear(space, only_expired, ttl, now_s()));
         // Others may be reading; then the room is used again by what comes.
-        let _ = self.shared.with(&mut reader, |file| file.shrink());
+        let _ = self.shared.with(&mut reader, false, |file| file.shrink());
         cleared
     }
 
@@ -340,7 +341,7 @@ impl Shared {
 
     fn write(&self, side: &mut Side, mut batch: Batch) {
         batch.counts = std::mem::take(&mut lock(&self.counts).unwritten);
-        match self.with(side, |file| file.write(&batch, &self.options, now_s())) {
+        match self.with(side, !batch.puts.is_empty(), |file| file.write(&batch, &self.options, now_s())) {
             // They are in the totals already.
             Some(did) => {
                 let mut counts = lock(&self.counts);
@@ -363,8 +364,14 @@ impl Shared {
         }
     }
 
-    /// Runs `work` on the file, opened first where it is not; none where it cannot be used.
-    fn with<T>(&self, side: &mut Side, mut work: impl FnMut(&mut File) -> Result<T, Fault>) -> Option<T> {
+    /// Runs `work` on the file, opened first where it is not and, where it `makes`, made; none where
+    /// it cannot be used.
+    fn with<T>(
+        &self,
+        side: &mut Side,
+        makes: bool,
+        mut work: impl FnMut(&mut File) -> Result<T, Fault>,
+    ) -> Option<T> {
         // Once more with a new file where this one turns out damaged.
         for _ in 0..2 {
             let generation = self.generation.load(Ordering::Acquire);
@@ -374,6 +381,9 @@ impl Shared {
                 *side = Side::Closed;
             }
             if let Side::Closed = side {
+                if !makes && !self.path.exists() {
+                    return None;
+                }
                 let identity = identity(&self.path);
                 *side = match File::open(&self.path) {
                     Ok(file) => {

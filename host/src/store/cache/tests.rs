@@ -182,7 +182,7 @@ fn a_newer_file_is_moved_aside() {
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let cache = cache_in(&folder);
     assert_eq!(get(&cache, 0), None);
-    assert_eq!(cache.stats().unwrap().entries, 0);
+    assert!(cache.stats().is_none() && !path.exists(), "only a write makes a new one");
     assert!(folder.path().join("cache.db.damaged").exists());
 }
 
