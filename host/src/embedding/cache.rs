@@ -1,7 +1,7 @@
 //! The cache of vectors: a level in memory and, where there is one, a level on disk. The policy
 //! plugin decides what goes from memory; the values are here.
 use crate::store::{CacheCounts, CacheKey, CacheSpace, DiskCache};
-use magray_plugin_api::{Error, ErrorCode, Result, Role, host::ContainedPolicy};
+use magray_plugin_api::{EmbedderInfo, Error, ErrorCode, Result, Role, host::ContainedPolicy};
 use std::{
     collections::HashMap,
     sync::{
@@ -47,10 +47,11 @@ pub struct EmbeddingCache {
     disk: Option<Disk>,
 }
 
-/// The level on disk, and the space of the vectors that go there.
+/// The level on disk.
 struct Disk {
     cache: DiskCache,
-    space: Arc<CacheSpace>,
+    /// That of the vectors that go there; none before it is known.
+    space: Option<Arc<CacheSpace>>,
     /// A text that is computed quicker than this is not worth a look at the disk.
     min_cost: Duration,
     /// Nanoseconds that the last texts took to compute; nothing is known at first.
@@ -100,11 +101,19 @@ impl EmbeddingCache {
         cache
     }
 
-    /// Puts a level on disk behind it, for vectors of `space`. It is used while a text takes at
-    /// least `min_cost` to compute, see [`EmbeddingCache::note_cost`].
+    /// Puts a level on disk behind it. It is used while a text takes at least `min_cost` to compute.
     #[must_use]
-    pub fn with_disk(mut self, cache: DiskCache, space: CacheSpace, min_cost: Duration) -> Self {
-        self.disk = Some(Disk { cache, space: Arc::new(space), min_cost, cost_ns: AtomicU64::new(u64::MAX) });
+    pub fn with_disk(mut self, cache: DiskCache, min_cost: Duration) -> Self {
+        self.disk = Some(Disk { cache, space: None, min_cost, cost_ns: AtomicU64::new(u64::MAX) });
+        self
+    }
+
+    /// Tells it whose vectors it holds.
+    pub(super) fn of(mut self, info: &EmbedderInfo) -> Self {
+        if let Some(disk) = &mut self.disk {
+            let space = CacheSpace { digest: info.space, model: info.model.clone(), dim: info.dim };
+            disk.space = Some(Arc::new(space));
+        }
         self
     }
 
@@ -151,7 +160,9 @@ impl EmbeddingCache {
     /// Holds `vector` under `key`, dropping what the policy names to make room.
     pub(super) fn insert(&self, key: &CacheKey, vector: &[f32]) {
         self.hold(key, vector, u64::MAX);
-        if let Some(Disk { cache, space, .. }) = self.disk.as_ref().filter(|disk| disk.is_worth_it()) {
+        if let Some(Disk { cache, space: Some(space), .. }) =
+            self.disk.as_ref().filter(|disk| disk.is_worth_it())
+        {
             cache.put(space, *key, vector);
         }
     }
@@ -328,8 +339,8 @@ mod tests {
     fn with_disk(folder: &Path, max_entries: usize, ttl: Option<Duration>) -> EmbeddingCache {
         let options = DiskCacheOptions { ttl, max_bytes: u64::MAX, max_entries: u64::MAX };
         let disk = DiskCache::new(&folder.join("cache.db"), options);
-        let space = CacheSpace { digest: SPACE, model: "m".to_owned(), dim: 2 };
-        cache(1 << 20, max_entries).with_disk(disk, space, Duration::from_micros(50))
+        let info = EmbedderInfo { dim: 2, max_tokens: 9, max_batch: 9, model: "m".to_owned(), space: SPACE };
+        cache(1 << 20, max_entries).with_disk(disk, Duration::from_micros(50)).of(&info)
     }
 
     #[test]

@@ -46,6 +46,7 @@ impl Embedding {
             let fault = format!("it reports a width of {} and batches of {}", info.dim, info.max_batch);
             return Err(EmbeddingError::Broken { backend: backend.to_owned(), fault });
         }
+        let cache = cache.of(info);
         Ok(Self { backend: backend.to_owned(), embedder, cache })
     }
 

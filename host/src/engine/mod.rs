@@ -17,9 +17,9 @@ use crate::{
     embedding::{CacheLimits, Embedding, EmbeddingCache},
     indexing::{IndexOptions, Indexes},
     plugins::Plugins,
-    store::{self, CacheSpace, Layer, SpaceId, Store, StoreOptions},
+    store::{self, Layer, SpaceId, Store, StoreOptions},
 };
-use magray_plugin_api::{ComponentKind, EmbedderInfo};
+use magray_plugin_api::ComponentKind;
 use std::{
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -117,8 +117,7 @@ impl Engine {
         let component = &selected.profile.plugin;
         let options = selected.options_json(&self.schema(ComponentKind::Embedder, component)?);
         let embedder = self.plugins.embedder(component, &options)?;
-        let cache = self.cache(embedder.info())?;
-        let embedding = Embedding::new(&selected.name, embedder, cache)?;
+        let embedding = Embedding::new(&selected.name, embedder, self.cache()?)?;
 
         let info = embedding.info();
         let space = self.store.space(info.space, &info.model, info.dim)?;
@@ -138,8 +137,7 @@ impl Engine {
         Ok(Vectors { embedding, space, indexes, index_backend: selected.name })
     }
 
-    /// The cache for vectors of an embedder.
-    fn cache(&self, info: &EmbedderInfo) -> Result<EmbeddingCache, EngineError> {
+    fn cache(&self) -> Result<EmbeddingCache, EngineError> {
         let settings = &self.setup.config.memory.cache;
         let selected = settings.selected();
         let component = &selected.profile.plugin;
@@ -154,9 +152,8 @@ impl Engine {
         if !settings.disk {
             return Ok(cache);
         }
-        let space = CacheSpace { digest: info.space, model: info.model.clone(), dim: info.dim };
         let min_cost = Duration::from_micros(settings.disk_min_us);
-        Ok(cache.with_disk(self.setup.disk_cache(), space, min_cost))
+        Ok(cache.with_disk(self.setup.disk_cache(), min_cost))
     }
 
     /// JSON Schema of a component's options.
