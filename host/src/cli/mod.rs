@@ -2,6 +2,7 @@
 mod add;
 mod args;
 mod bench;
+mod cache;
 mod config;
 mod forget;
 mod get;
@@ -61,6 +62,8 @@ enum Command {
     List(list::List),
     Forget(forget::Forget),
     Stats(stats::Stats),
+    #[command(subcommand)]
+    Cache(cache::Cache),
     #[command(subcommand)]
     Plugin(plugin::Plugin),
     #[command(subcommand)]
@@ -162,6 +165,7 @@ impl Command {
             Self::List(list) => list.run(global, terminal),
             Self::Forget(forget) => forget.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
+            Self::Cache(cache) => cache.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),
             Self::Bench(bench) => bench.run(global, terminal),
             Self::Config(config) => config.run(global, terminal),

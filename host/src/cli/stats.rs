@@ -1,7 +1,7 @@
 use super::{
     Failure, Outcome,
     args::Global,
-    open_to_read,
+    cache, open_to_read,
     terminal::{BOLD, Terminal},
 };
 use clap::Args;
@@ -23,7 +23,17 @@ struct StatsJson {
     model: String,
     dim: usize,
     unembedded: u64,
+    cache: CacheJson,
     layers: Vec<LayerJson>,
+}
+
+/// Embeddings on disk, and how often a look-up found one there or in memory.
+#[derive(Serialize)]
+struct CacheJson {
+    entries: u64,
+    bytes: u64,
+    hits: u64,
+    misses: u64,
 }
 
 #[derive(Serialize)]
@@ -54,6 +64,14 @@ impl Stats {
                 tail: index.map_or(0, |index| index.tail),
             }
         });
+        let cached = cache::on_disk(engine.setup());
+        let cache = cached.map_or(CacheJson { entries: 0, bytes: 0, hits: 0, misses: 0 }, |cached| {
+            // What memory misses is looked for on disk.
+            let (memory, disk) = (cached.memory_totals, cached.disk_totals);
+            let hits = memory.hits + disk.hits;
+            let misses = (memory.hits + memory.misses).saturating_sub(hits);
+            CacheJson { entries: cached.entries, bytes: cached.bytes, hits, misses }
+        });
         let json = StatsJson {
             database: engine.store().path().display().to_string(),
             database_bytes: stats.database_bytes,
@@ -64,6 +82,7 @@ impl Stats {
             model: embedding.info().model.clone(),
             dim: embedding.info().dim,
             unembedded: engine.unembedded()?,
+            cache,
             layers: layers.collect(),
         };
         if terminal.json {
@@ -85,6 +104,12 @@ fn print(terminal: &Terminal, stats: &StatsJson) -> Result<(), Failure> {
     if stats.unembedded > 0 {
         terminal.print(format_args!("{} records have no vector of this model", stats.unembedded))?;
     }
+    let CacheJson { entries, bytes, hits, misses } = stats.cache;
+    terminal.print(format_args!(
+        "cache: {entries} embeddings on disk, {}; {}",
+        HumanBytes(bytes),
+        cache::answered(hits, misses)
+    ))?;
     terminal.print(format_args!(
         "\n{BOLD}{:<10} {:>9} {:>9}  {:<10} {:>9} {:>6}{BOLD:#}",
         "layer", "records", "vectors", "index", "sealed", "tail"

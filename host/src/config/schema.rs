@@ -169,6 +169,17 @@ pub struct Cache {
     /// Seconds that an entry is good for; 0 is for ever.
     #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
     pub ttl_seconds: u64,
+    /// Whether embeddings are kept on disk too.
+    pub disk: bool,
+    /// Microseconds that a text takes to embed from which on the disk is worth a look.
+    #[serde(deserialize_with = "whole::<0, 1_000_000_000, _, _>")]
+    pub disk_min_us: u64,
+    /// Bytes on disk at most.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub disk_max_bytes: u64,
+    /// Entries on disk at most; 0 is no limit.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub disk_max_entries: u64,
     /// Cache policy plugins with their options.
     pub profiles: Profiles,
 }

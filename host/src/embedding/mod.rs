@@ -1,9 +1,10 @@
 //! Texts to vectors: one embedding backend behind the cache, its answers checked.
 mod cache;
 
-pub use cache::{CacheLimits, EmbeddingCache};
+pub use cache::{CacheLimits, EmbeddingCache, MemoryCacheStats};
 
 use magray_plugin_api::{CallContext, Embedder, EmbedderInfo, Error as ApiError, Role};
+use std::time::Instant;
 
 /// The widest vector that is believed; models have some thousand numbers at most.
 const MAX_DIM: usize = 1 << 16;
@@ -45,6 +46,7 @@ impl Embedding {
             let fault = format!("it reports a width of {} and batches of {}", info.dim, info.max_batch);
             return Err(EmbeddingError::Broken { backend: backend.to_owned(), fault });
         }
+        let cache = cache.of(info);
         Ok(Self { backend: backend.to_owned(), embedder, cache })
     }
 
@@ -56,6 +58,11 @@ impl Embedding {
     /// The name that it was chosen by.
     pub fn backend(&self) -> &str {
         &self.backend
+    }
+
+    /// The cache in front of it.
+    pub fn cache(&self) -> &EmbeddingCache {
+        &self.cache
     }
 
     /// The backend itself.
@@ -84,7 +91,9 @@ impl Embedding {
             }
         }
         let texts: Vec<&str> = missing.iter().map(|&row| texts[row]).collect();
+        let start = Instant::now();
         let computed = self.compute(cx, &texts, role)?;
+        self.cache.note_cost(texts.len(), start.elapsed());
         for (&row, vector) in missing.iter().zip(computed.chunks_exact(dim)) {
             vectors[row * dim..][..dim].copy_from_slice(vector);
             self.cache.insert(&keys[row], vector);

@@ -146,8 +146,13 @@ impl Engine {
             0 => usize::MAX,
             entries => usize::try_from(entries).unwrap_or(usize::MAX),
         };
-        let limits = CacheLimits { max_bytes: settings.max_bytes(total_memory()), max_entries };
-        Ok(EmbeddingCache::new(policy, limits))
+        let limits = CacheLimits { max_bytes: self.setup.cache_bytes(), max_entries };
+        let cache = EmbeddingCache::new(policy, limits);
+        if !settings.disk {
+            return Ok(cache);
+        }
+        let min_cost = Duration::from_micros(settings.disk_min_us);
+        Ok(cache.with_disk(self.setup.disk_cache(), min_cost))
     }
 
     fn ef_search(&self, layer: Layer) -> u32 {
@@ -174,14 +179,4 @@ impl Engine {
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Bytes of main memory of this machine; a cautious 8 GiB where the system does not say.
-fn total_memory() -> u64 {
-    let kib = || {
-        let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
-    };
-    kib().map_or(8 << 30, |kib| kib * 1024)
 }

@@ -7,6 +7,7 @@
 //! - An index follows the store by the change log of its space and layer (`changes.rs`).
 mod access;
 mod add;
+mod cache;
 mod changes;
 mod connection;
 mod error;
@@ -27,6 +28,9 @@ mod vectors;
 mod writer;
 
 pub use add::{Added, Outcome};
+pub use cache::{
+    CacheCounts, CacheKey, CacheSpace, CacheSpaceStats, DiskCache, DiskCacheOptions, DiskCacheStats,
+};
 pub use changes::Changes;
 pub use error::StoreError;
 pub use filter::Filter;
