@@ -3,7 +3,9 @@ use super::{
     args::Global,
     open_to_read,
     terminal::{BOLD, Terminal},
+    view,
 };
+use crate::embedding::{EmbeddingStatus, MemberStatus};
 use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -23,6 +25,7 @@ struct StatsJson {
     model: String,
     dim: usize,
     unembedded: u64,
+    embedding: EmbeddingStatus,
     layers: Vec<LayerJson>,
 }
 
@@ -64,6 +67,7 @@ impl Stats {
             model: embedding.info().model.clone(),
             dim: embedding.info().dim,
             unembedded: engine.unembedded()?,
+            embedding: embedding.status(),
             layers: layers.collect(),
         };
         if terminal.json {
@@ -84,6 +88,11 @@ fn print(terminal: &Terminal, stats: &StatsJson) -> Result<(), Failure> {
     ))?;
     if stats.unembedded > 0 {
         terminal.print(format_args!("{} records have no vector of this model", stats.unembedded))?;
+    }
+    for MemberStatus { profile, state, device, last_error, .. } in &stats.embedding.members {
+        let device = device.as_ref().map(|device| format!(", {}", view::ran_on(device))).unwrap_or_default();
+        let error = last_error.as_ref().map(|error| format!("; {error}")).unwrap_or_default();
+        terminal.print(format_args!("embedding backend {profile}: {state}{device}{error}"))?;
     }
     terminal.print(format_args!(
         "\n{BOLD}{:<10} {:>9} {:>9}  {:<10} {:>9} {:>6}{BOLD:#}",

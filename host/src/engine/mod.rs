@@ -1,5 +1,6 @@
 //! The one facade that the command line, and every later way in, uses.
 mod add;
+mod backends;
 mod error;
 mod index_files;
 mod search;
@@ -14,7 +15,7 @@ pub use setup::{Setup, default_data_dir};
 
 use crate::{
     config::LayerSettings,
-    embedding::{CacheLimits, Embedding, EmbeddingCache},
+    embedding::{CacheLimits, Embedding, EmbeddingCache, Gate},
     indexing::{IndexOptions, Indexes},
     plugins::Plugins,
     store::{self, Layer, SpaceId, Store, StoreOptions},
@@ -113,11 +114,9 @@ impl Engine {
 
     fn load(&self) -> Result<Vectors, EngineError> {
         let config = &self.setup.config;
-        let selected = config.ai.embedding.selected();
-        let component = &selected.profile.plugin;
-        let options = selected.options_json(&self.schema(ComponentKind::Embedder, component)?);
-        let embedder = self.plugins.embedder(component, &options)?;
-        let embedding = Embedding::new(&selected.name, embedder, self.cache()?)?;
+        let gate = Gate::new(self.store.clone());
+        let candidates = backends::candidates(config, &self.plugins)?;
+        let embedding = Embedding::new(candidates, Some(gate), self.cache()?, &backends::options(config))?;
 
         let info = embedding.info();
         let space = self.store.space(info.space, &info.model, info.dim)?;
@@ -128,7 +127,7 @@ impl Engine {
             space,
             space_digest: info.space,
             dim: info.dim,
-            options: selected.options_json(&self.schema(ComponentKind::Index, component)?),
+            options: selected.options_json(&self.plugins.options_schema(ComponentKind::Index, component)?),
             backend: component.clone(),
             dir: self.setup.data_dir.join("index"),
             seal_after: config.memory.index.seal_after as u64,
@@ -141,7 +140,8 @@ impl Engine {
         let settings = &self.setup.config.memory.cache;
         let selected = settings.selected();
         let component = &selected.profile.plugin;
-        let options = selected.options_json(&self.schema(ComponentKind::CachePolicy, component)?);
+        let options =
+            selected.options_json(&self.plugins.options_schema(ComponentKind::CachePolicy, component)?);
         let policy = self.plugins.cache_policy(component, &options)?;
         let max_entries = match settings.max_entries {
             0 => usize::MAX,
@@ -149,14 +149,6 @@ impl Engine {
         };
         let limits = CacheLimits { max_bytes: settings.max_bytes(total_memory()), max_entries };
         Ok(EmbeddingCache::new(policy, limits))
-    }
-
-    /// JSON Schema of a component's options.
-    fn schema(&self, kind: ComponentKind, name: &str) -> Result<String, EngineError> {
-        let manifest = self.plugins.provider(kind, name)?;
-        let mut components = manifest.components.iter();
-        let component = components.find(|component| component.kind == kind && component.name == name);
-        Ok(component.map_or_else(|| "{}".to_owned(), |component| component.options.to_string()))
     }
 
     fn ef_search(&self, layer: Layer) -> u32 {

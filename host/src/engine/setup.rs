@@ -33,6 +33,7 @@ impl Setup {
             allow: settings.allow.iter().map(ToString::to_string).collect(),
             trial_program: self.executable.clone().filter(|_| settings.probe),
             data_dir: self.data_dir.clone(),
+            threads: settings.threads,
         };
         Plugins::discover(options, LINKED)
     }

@@ -37,6 +37,8 @@ pub struct PluginOptions {
     pub trial_program: Option<PathBuf>,
     /// The user's data folder.
     pub data_dir: PathBuf,
+    /// Threads that each plugin may keep busy; 0 is one for each core.
+    pub threads: usize,
 }
 
 /// All plugins that were found.
@@ -127,13 +129,19 @@ impl Plugins {
     pub fn try_library(path: &Path, data_dir: &Path) -> String {
         let load = || {
             let file = PluginFile::inspect(path)?;
-            let services = Services { plugin: file.manifest.id.clone(), data_dir: data_dir.to_owned() };
+            let (plugin, data_dir) = (file.manifest.id.clone(), data_dir.to_owned());
+            let services = Services { plugin, data_dir, threads: 0 };
             load::load(file, false, services.leak())
         };
         match load() {
             Ok(_) => trial::VERDICT.to_owned(),
             Err(refusal) => format!("{} {refusal}", trial::VERDICT),
         }
+    }
+
+    /// Whether some plugin offers the component, by its manifest; whether it can be loaded, loading tells.
+    pub fn offers(&self, kind: ComponentKind, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.offers(kind, name))
     }
 
     /// Makes the embedding backend `name`; `options` is a JSON object.
@@ -195,7 +203,18 @@ impl Plugins {
         entry.manifest.as_ref().ok_or_else(|| self.unknown(kind, name))
     }
 
-    fn unknown(&self, kind: ComponentKind, name: &str) -> PluginError {
+    /// JSON Schema of a component's options; loads its plugin.
+    ///
+    /// # Errors
+    /// [`PluginError`].
+    pub fn options_schema(&self, kind: ComponentKind, name: &str) -> Result<String, PluginError> {
+        let mut components = self.provider(kind, name)?.components.iter();
+        let component = components.find(|component| component.kind == kind && component.name == name);
+        Ok(component.map_or_else(|| "{}".to_owned(), |component| component.options.to_string()))
+    }
+
+    /// That there is no such component.
+    pub fn unknown(&self, kind: ComponentKind, name: &str) -> PluginError {
         let known: BTreeSet<_> = self.entries.iter().flat_map(Entry::components).collect();
         let known: Vec<_> =
             known.into_iter().filter(|offered| offered.0 == kind).map(|offered| offered.1).collect();
@@ -240,7 +259,8 @@ impl Plugins {
             State::Found(file) => file.take(),
         };
         let services = |plugin: &str| {
-            Services { plugin: plugin.to_owned(), data_dir: self.options.data_dir.clone() }.leak()
+            let PluginOptions { data_dir, threads, .. } = &self.options;
+            Services { plugin: plugin.to_owned(), data_dir: data_dir.clone(), threads: *threads }.leak()
         };
         let loaded = match (&entry.origin, file) {
             (Origin::Linked(plugin), _) => Ok(PluginHandle::linked(plugin, services(plugin.id))),

@@ -7,6 +7,8 @@ use std::{fs, num::NonZero, path::PathBuf, thread};
 pub(super) struct Services {
     pub(super) plugin: String,
     pub(super) data_dir: PathBuf,
+    /// Threads that the plugin may keep busy; 0 is one for each core.
+    pub(super) threads: usize,
 }
 
 impl Services {
@@ -42,7 +44,10 @@ impl Host for Services {
     }
 
     fn threads(&self) -> usize {
-        thread::available_parallelism().map_or(1, NonZero::get)
+        match self.threads {
+            0 => thread::available_parallelism().map_or(1, NonZero::get),
+            threads => threads,
+        }
     }
 
     fn memory_budget(&self) -> Option<u64> {
