@@ -18,6 +18,7 @@ mod view;
 use crate::{
     bench::BenchError,
     config::{Config, ConfigError, Resolved},
+    embedding::EmbeddingError,
     engine::{self, Engine, EngineError, Setup},
     plugins::PluginError,
     store::StoreError,
@@ -112,6 +113,11 @@ impl Failure {
             Self::Usage(_) | Self::Config(_) | Self::Engine(EngineError::Invalid(_)) => USAGE,
             Self::Plugin(PluginError::Unknown { .. })
             | Self::Engine(EngineError::Plugin(PluginError::Unknown { .. })) => USAGE,
+            Self::Engine(EngineError::Embedding(EmbeddingError::Start(error)))
+                if matches!(**error, PluginError::Unknown { .. }) =>
+            {
+                USAGE
+            }
             Self::Engine(EngineError::Store(
                 StoreError::InvalidInput(_) | StoreError::AmbiguousId { .. },
             )) => USAGE,

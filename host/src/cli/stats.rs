@@ -3,7 +3,9 @@ use super::{
     args::Global,
     cache, open_to_read,
     terminal::{BOLD, Terminal},
+    view,
 };
+use crate::embedding::{EmbeddingStatus, MemberStatus};
 use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -24,6 +26,7 @@ struct StatsJson {
     dim: usize,
     unembedded: u64,
     cache: CacheJson,
+    embedding: EmbeddingStatus,
     layers: Vec<LayerJson>,
 }
 
@@ -83,6 +86,7 @@ impl Stats {
             dim: embedding.info().dim,
             unembedded: engine.unembedded()?,
             cache,
+            embedding: embedding.status(),
             layers: layers.collect(),
         };
         if terminal.json {
@@ -110,6 +114,11 @@ fn print(terminal: &Terminal, stats: &StatsJson) -> Result<(), Failure> {
         HumanBytes(bytes),
         cache::answered(hits, misses)
     ))?;
+    for MemberStatus { profile, state, device, last_error, .. } in &stats.embedding.members {
+        let device = device.as_ref().map(|device| format!(", {}", view::ran_on(device))).unwrap_or_default();
+        let error = last_error.as_ref().map(|error| format!("; {error}")).unwrap_or_default();
+        terminal.print(format_args!("embedding backend {profile}: {state}{device}{error}"))?;
+    }
     terminal.print(format_args!(
         "\n{BOLD}{:<10} {:>9} {:>9}  {:<10} {:>9} {:>6}{BOLD:#}",
         "layer", "records", "vectors", "index", "sealed", "tail"

@@ -1,5 +1,6 @@
 //! The one facade that the command line, and every later way in, uses.
 mod add;
+mod backends;
 mod error;
 mod index_files;
 mod search;
@@ -14,7 +15,7 @@ pub use setup::{Setup, default_data_dir};
 
 use crate::{
     config::LayerSettings,
-    embedding::{CacheLimits, Embedding, EmbeddingCache},
+    embedding::{CacheLimits, Embedding, EmbeddingCache, Gate},
     indexing::{IndexOptions, Indexes},
     plugins::Plugins,
     store::{self, Layer, SpaceId, Store, StoreOptions},
@@ -113,9 +114,9 @@ impl Engine {
 
     fn load(&self) -> Result<Vectors, EngineError> {
         let config = &self.setup.config;
-        let profile = &config.ai.embedding.profile;
-        let embedder = self.setup.embedder(&self.plugins, profile)?;
-        let embedding = Embedding::new(profile, embedder, self.cache()?)?;
+        let gate = Gate::new(self.store.clone());
+        let candidates = backends::candidates(config, &self.plugins)?;
+        let embedding = Embedding::new(candidates, Some(gate), self.cache()?, &backends::options(config))?;
 
         let info = embedding.info();
         let space = self.store.space(info.space, &info.model, info.dim)?;

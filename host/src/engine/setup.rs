@@ -5,7 +5,7 @@ use crate::{
     store::{DiskCache, DiskCacheOptions},
 };
 use magray_plugin_api::{ComponentKind, Embedder, Plugin};
-use std::{env, num::NonZero, path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 /// Everything that decides how an engine works.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl Setup {
             allow: settings.allow.iter().map(ToString::to_string).collect(),
             trial_program: self.executable.clone().filter(|_| settings.probe),
             data_dir: self.data_dir.clone(),
-            threads: NonZero::new(settings.threads),
+            threads: settings.thread_budget(),
         };
         Plugins::discover(options, LINKED)
     }

@@ -19,6 +19,7 @@ mod keywords;
 mod layer;
 #[cfg(test)]
 mod model_test;
+mod parity;
 mod record;
 mod records;
 mod schema;
@@ -37,6 +38,7 @@ pub use filter::Filter;
 pub use ids::IdSet;
 pub use keywords::KeywordHit;
 pub use layer::Layer;
+pub use parity::ParityReference;
 pub use record::{NewRecord, Record, RecordId, SourceRef};
 pub use sources::{NewSource, Source, SourceOutcome};
 pub use stats::{LayerStats, StoreStats};
