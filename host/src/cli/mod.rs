@@ -5,6 +5,7 @@ mod bench;
 mod config;
 mod forget;
 mod get;
+mod gpu;
 mod index;
 mod list;
 mod plugin;
@@ -19,6 +20,7 @@ use crate::{
     config::{Config, ConfigError, Resolved},
     engine::{self, Engine, EngineError, Setup},
     plugins::PluginError,
+    resources::gpu::GpuError,
     store::StoreError,
 };
 use args::Global;
@@ -66,6 +68,8 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::Bench),
     #[command(subcommand)]
+    Gpu(gpu::GpuCommand),
+    #[command(subcommand)]
     Config(config::ConfigCommand),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -82,6 +86,8 @@ enum Failure {
     Plugin(#[from] PluginError),
     #[error(transparent)]
     Bench(#[from] BenchError),
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// What the user wrote cannot be done.
     #[error("{0}")]
     Usage(String),
@@ -164,6 +170,7 @@ impl Command {
             Self::Stats(stats) => stats.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),
             Self::Bench(bench) => bench.run(global, terminal),
+            Self::Gpu(gpu) => gpu.run(global, terminal),
             Self::Config(config) => config.run(global, terminal),
             Self::Completions(completions) => completions.run(terminal),
             Self::Man(man) => man.run(terminal),
