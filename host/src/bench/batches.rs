@@ -59,12 +59,16 @@ pub fn measure_batches(
     done: &mut dyn FnMut(),
 ) -> Result<BatchRates, BenchError> {
     let mut measured = BatchRates::default();
-    let count = request.batches.iter().copied().max().unwrap_or(1);
+    // More than it takes is what it takes.
+    let fitting = request.batches.iter().map(|&batch| batch.min(backend.embedder().info().max_batch));
+    let mut batches: Vec<usize> = fitting.collect();
+    batches.dedup();
+    let count = batches.iter().copied().max().unwrap_or(1);
     for &length in &request.lengths {
         let texts: Vec<String> = (0..count).map(|at| words(at, length)).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let tokens = backend.count_tokens(&texts)?.into_iter().map(f64::from).sum::<f64>() / count as f64;
-        for &batch in &request.batches {
+        for &batch in &batches {
             let mut seconds = Vec::new();
             let mut fault = None;
             for _ in 0..=request.runs {
@@ -151,12 +155,12 @@ mod tests {
         let info = EmbedderInfo {
             dim: 1,
             max_tokens: 512,
-            max_batch: 512,
+            max_batch: 16,
             model: "small".to_owned(),
             space: [0; 32],
         };
         let backend = Backend { name: "small".to_owned(), embedder: Box::new(Small(info)) };
-        let request = BatchRequest { batches: vec![4, 8, 16], lengths: vec![5, 50], runs: 3 };
+        let request = BatchRequest { batches: vec![4, 8, 16, 32], lengths: vec![5, 50], runs: 3 };
         measure_batches(&Cx(cancelled), &backend, &request, &mut || {})
     }
 

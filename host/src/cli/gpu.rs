@@ -217,6 +217,8 @@ impl Benchmark {
         if let Some(model) = self.model {
             setup.config.ai.embedding.model_name = model;
         }
+        let largest = self.batch.iter().copied().max().unwrap_or(1);
+        setup.config.ai.embedding.batch_size = usize::from(largest);
         let backend = Backend::open(&setup, &setup.plugins(), &self.profile)?;
         let request = BatchRequest {
             batches: self.batch.into_iter().map(usize::from).collect(),
