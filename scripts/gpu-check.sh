@@ -102,7 +102,11 @@ if search -q add 'The GPU went away and nobody noticed' >/dev/null && with=$(mil
     cpu*) row 'start to answer when it is gone' "$without ms on $device" ok ;;
     *) bad 'start to answer when it is gone' "$without ms on $device" 'it cannot have run there' ;;
     esac
-    [ -s "$scratch/without.err" ] || bad 'the fallback is told' 'no message' 'a fallback must never be silent'
+    why=$(value fallback <"$scratch/without")
+    case $why in
+    '' | null) bad 'why it fell back' 'it does not say' 'a fallback must never be silent' ;;
+    *) row 'why it fell back' "$why" ok ;;
+    esac
 else
     cat "$scratch"/with*.err >&2 || true
     bad 'an answer when the GPU is gone' 'none' "the chain of profile $profile must reach a CPU"
