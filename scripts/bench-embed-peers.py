@@ -207,7 +207,7 @@ def main():
                 tokens = {shape: sum(model.count_tokens(of)) for shape, of in texts.items()}
                 name = os.path.basename(os.path.normpath(args.model_dir))
                 ready = {"model": name, "device": "cpu", "engine": model.engine, "precision": model.precision}
-                answer({"ready": {**ready, "tokens": tokens}})
+                answer({"ready": {**ready, "max_batch": 1 << 20, "tokens": tokens}})
             elif request == "run":
                 run = texts[fields["shape"]]
                 if fields["sorted"]:

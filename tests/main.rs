@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod evolution;
 mod examples;
+mod gpu;
 mod plugin_zoo;
 mod quality;
 mod support;

@@ -12,4 +12,5 @@ pub mod indexing;
 pub mod ingest;
 pub mod memory;
 pub mod plugins;
+pub mod resources;
 pub mod store;

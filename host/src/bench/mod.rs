@@ -2,6 +2,7 @@
 //! figures, and how fast they come.
 //!
 //! Backends are called directly, without cache and fallback, so a figure belongs to the backend that it names.
+mod batches;
 mod data;
 mod machine;
 mod metrics;
@@ -10,6 +11,7 @@ mod texts;
 mod throughput;
 mod worker;
 
+pub use batches::{BatchRate, BatchRates, BatchRequest, measure_batches};
 pub use data::{DataSets, Limit};
 pub use machine::Machine;
 pub use quality::{Measurement, Quality, QualityData, measure_quality};

@@ -196,7 +196,7 @@ pub fn measure_throughput(
                         threads,
                         shape: shape.clone(),
                         sorted,
-                        batch,
+                        batch: batch.min(ready.max_batch),
                         texts: count,
                         tokens,
                         texts_per_s: count as f64 / median,

@@ -59,6 +59,8 @@ pub struct Ready {
     pub device: String,
     pub engine: String,
     pub precision: String,
+    /// The most texts that it takes in one call.
+    pub max_batch: usize,
     /// Tokens of the texts of each kind, as the model computes them.
     pub tokens: BTreeMap<String, u64>,
 }
@@ -120,6 +122,7 @@ impl State {
             device: device.device,
             engine: device.engine,
             precision: device.precision,
+            max_batch: backend.embedder().info().max_batch,
             tokens,
         };
         Ok((Self { backend, texts }, ready))

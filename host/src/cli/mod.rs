@@ -6,6 +6,7 @@ mod cache;
 mod config;
 mod forget;
 mod get;
+mod gpu;
 mod index;
 mod list;
 mod plugin;
@@ -21,6 +22,7 @@ use crate::{
     embedding::EmbeddingError,
     engine::{self, Engine, EngineError, Setup},
     plugins::PluginError,
+    resources::gpu::GpuError,
     store::StoreError,
 };
 use args::Global;
@@ -70,6 +72,8 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::Bench),
     #[command(subcommand)]
+    Gpu(gpu::GpuCommand),
+    #[command(subcommand)]
     Config(config::ConfigCommand),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -86,6 +90,8 @@ enum Failure {
     Plugin(#[from] PluginError),
     #[error(transparent)]
     Bench(#[from] BenchError),
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// What the user wrote cannot be done.
     #[error("{0}")]
     Usage(String),
@@ -174,6 +180,7 @@ impl Command {
             Self::Cache(cache) => cache.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),
             Self::Bench(bench) => bench.run(global, terminal),
+            Self::Gpu(gpu) => gpu.run(global, terminal),
             Self::Config(config) => config.run(global, terminal),
             Self::Completions(completions) => completions.run(terminal),
             Self::Man(man) => man.run(terminal),

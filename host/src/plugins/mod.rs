@@ -15,7 +15,7 @@ use file::PluginFile;
 use magray_plugin_api::{
     ComponentKind, Embedder, ErrorCode, IndexSpec, Plugin, VectorIndex,
     host::{ContainedPolicy, PluginHandle},
-    manifest::Manifest,
+    manifest::{ComponentManifest, Manifest},
 };
 use services::Services;
 use std::{
@@ -211,6 +211,12 @@ impl Plugins {
         let mut components = self.provider(kind, name)?.components.iter();
         let component = components.find(|component| component.kind == kind && component.name == name);
         Ok(component.map_or_else(|| "{}".to_owned(), |component| component.options.to_string()))
+    }
+
+    /// What the plugins offer of a kind, by their manifests; loads none.
+    pub fn offered(&self, kind: ComponentKind) -> impl Iterator<Item = &ComponentManifest> {
+        let manifests = self.entries.iter().filter_map(|entry| entry.manifest.as_ref());
+        manifests.flat_map(|manifest| &manifest.components).filter(move |component| component.kind == kind)
     }
 
     /// That there is no such component.

@@ -113,7 +113,12 @@ impl EmbedCommand {
         }
         let model = self.subject.model.clone();
         let (setup, backends) = self.subject.resolve(global, terminal)?;
-        let backends = backends.into_iter().map(|name| own(global, &setup, model.as_deref(), name));
+        // A backend takes as large batches as it is configured to, so it is told of the largest.
+        let largest = self.batch.iter().max().copied().unwrap_or(1).min(4096);
+        let mut env: Vec<(OsString, OsString)> =
+            vec![("MAGRAY_AI__EMBEDDING__BATCH_SIZE".into(), largest.to_string().into())];
+        env.extend(model.map(|model| ("MAGRAY_AI__EMBEDDING__MODEL_NAME".into(), model.into())));
+        let backends = backends.into_iter().map(|name| own(global, &setup, &env, name));
         let peers = self.peer.into_iter().map(|(name, command)| Ok(foreign(name, command)));
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let request = ThroughputRequest {
@@ -163,7 +168,12 @@ impl EmbedCommand {
 }
 
 /// A backend of ours, as a process.
-fn own(global: &Global, setup: &Setup, model: Option<&str>, name: String) -> Result<Contestant, Failure> {
+fn own(
+    global: &Global,
+    setup: &Setup,
+    env: &[(OsString, OsString)],
+    name: String,
+) -> Result<Contestant, Failure> {
     let program = env::current_exe().map_err(Failure::io("cannot find this program"))?;
     let mut line = vec![program.into_os_string(), "--backend".into(), name.clone().into()];
     if let Some(config) = &global.config {
@@ -175,8 +185,7 @@ fn own(global: &Global, setup: &Setup, model: Option<&str>, name: String) -> Res
     }
     let mut worker = line.clone();
     worker.extend(["--data-dir".into(), setup.data_dir.clone().into(), "bench".into(), "worker".into()]);
-    let env = model.map(|model| ("MAGRAY_AI__EMBEDDING__MODEL_NAME".into(), model.into()));
-    Ok(Contestant { name, worker, program: Some(line), env: env.into_iter().collect() })
+    Ok(Contestant { name, worker, program: Some(line), env: env.to_vec() })
 }
 
 fn foreign(name: String, command: String) -> Contestant {

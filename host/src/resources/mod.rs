@@ -1,0 +1,2 @@
+//! What the machine has.
+pub mod gpu;
