@@ -297,6 +297,12 @@ impl Chain {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn wait_for_helpers(&self) {
+        let helpers = self.helpers.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.helper_ended.wait_while(helpers, |helpers| *helpers > 0));
+    }
+
     /// Drops the backends, after the threads that use them.
     pub(super) fn close(&self) {
         let helpers = self.helpers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -148,6 +148,15 @@ impl Pipeline {
     }
 }
 
+#[cfg(test)]
+impl Pipeline {
+    /// Texts that are in no batch yet.
+    pub(super) fn waiting_texts(&self) -> usize {
+        let state = self.shared.state();
+        state.interactive.texts + state.bulk.texts
+    }
+}
+
 impl Drop for Pipeline {
     fn drop(&mut self) {
         let mut state = self.shared.state();
