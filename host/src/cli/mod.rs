@@ -6,6 +6,7 @@ mod forget;
 mod get;
 mod index;
 mod list;
+mod model;
 mod plugin;
 mod search;
 mod shell;
@@ -16,6 +17,7 @@ mod view;
 use crate::{
     config::{Config, ConfigError, Resolved},
     engine::{self, Engine, EngineError, Setup},
+    models::{HubError, ModelError},
     plugins::PluginError,
     store::StoreError,
 };
@@ -60,6 +62,8 @@ enum Command {
     Forget(forget::Forget),
     Stats(stats::Stats),
     #[command(subcommand)]
+    Model(model::ModelCommand),
+    #[command(subcommand)]
     Plugin(plugin::Plugin),
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -76,6 +80,8 @@ enum Failure {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Plugin(#[from] PluginError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// What the user wrote cannot be done.
     #[error("{0}")]
     Usage(String),
@@ -106,7 +112,13 @@ impl Failure {
             Self::Engine(EngineError::Store(
                 StoreError::InvalidInput(_) | StoreError::AmbiguousId { .. },
             )) => USAGE,
-            Self::Engine(EngineError::Interrupted) => INTERRUPTED,
+            Self::Model(
+                ModelError::BadName(_)
+                | ModelError::NotKnown { .. }
+                | ModelError::Exists { .. }
+                | ModelError::Hub(HubError::Endpoint(_)),
+            ) => USAGE,
+            Self::Engine(EngineError::Interrupted) | Self::Model(ModelError::Interrupted) => INTERRUPTED,
             _ => FAILED,
         }
     }
@@ -155,6 +167,7 @@ impl Command {
             Self::List(list) => list.run(global, terminal),
             Self::Forget(forget) => forget.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
+            Self::Model(model) => model.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),
             Self::Config(config) => config.run(global, terminal),
             Self::Completions(completions) => completions.run(terminal),
