@@ -7,6 +7,8 @@ mod crash;
 mod damage;
 mod evolution;
 mod examples;
+mod hub;
+mod models;
 mod plugin_zoo;
 mod support;
 mod swap;

@@ -120,14 +120,14 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use magray_plugin_api::NoContext;
+    use crate::models::Patient;
 
     #[test]
     fn digests_are_those_of_the_tools() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "hello\n").expect("written");
         let mut bytes = 0;
-        let hashed = hash_file(&NoContext, file.path(), &mut |more| bytes += more).expect("hashed");
+        let hashed = hash_file(&Patient, file.path(), &mut |more| bytes += more).expect("hashed");
         assert_eq!(bytes, 6);
         // sha256sum, b3sum, git hash-object
         assert_eq!(hashed.sha256, "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03");

@@ -224,3 +224,18 @@ impl Models {
         Ok(())
     }
 }
+
+/// The context of tests: it never asks anyone to stop.
+#[cfg(test)]
+struct Patient;
+
+#[cfg(test)]
+impl CallContext for Patient {
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+    fn remaining(&self) -> Option<std::time::Duration> {
+        None
+    }
+    fn progress(&self, _done: u64, _total: u64) {}
+}

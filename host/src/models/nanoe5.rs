@@ -498,3 +498,6 @@ fn unpack(blocks: &[u8], out: &mut Vec<u8>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
