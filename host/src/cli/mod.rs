@@ -9,6 +9,7 @@ mod get;
 mod gpu;
 mod index;
 mod list;
+mod model;
 mod plugin;
 mod search;
 mod shell;
@@ -21,6 +22,7 @@ use crate::{
     config::{Config, ConfigError, Resolved},
     embedding::EmbeddingError,
     engine::{self, Engine, EngineError, Setup},
+    models::{HubError, ModelError},
     plugins::PluginError,
     resources::gpu::GpuError,
     store::StoreError,
@@ -68,6 +70,8 @@ enum Command {
     #[command(subcommand)]
     Cache(cache::Cache),
     #[command(subcommand)]
+    Model(model::ModelCommand),
+    #[command(subcommand)]
     Plugin(plugin::Plugin),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -92,6 +96,8 @@ enum Failure {
     Bench(#[from] BenchError),
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// What the user wrote cannot be done.
     #[error("{0}")]
     Usage(String),
@@ -128,7 +134,15 @@ impl Failure {
                 StoreError::InvalidInput(_) | StoreError::AmbiguousId { .. },
             )) => USAGE,
             Self::Bench(BenchError::Plugin(PluginError::Unknown { .. }) | BenchError::Data { .. }) => USAGE,
-            Self::Engine(EngineError::Interrupted) | Self::Bench(BenchError::Interrupted) => INTERRUPTED,
+            Self::Model(
+                ModelError::BadName(_)
+                | ModelError::NotKnown { .. }
+                | ModelError::Exists { .. }
+                | ModelError::Hub(HubError::Endpoint(_)),
+            ) => USAGE,
+            Self::Engine(EngineError::Interrupted)
+            | Self::Bench(BenchError::Interrupted)
+            | Self::Model(ModelError::Interrupted) => INTERRUPTED,
             _ => FAILED,
         }
     }
@@ -178,6 +192,7 @@ impl Command {
             Self::Forget(forget) => forget.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
             Self::Cache(cache) => cache.run(global, terminal),
+            Self::Model(model) => model.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),
             Self::Bench(bench) => bench.run(global, terminal),
             Self::Gpu(gpu) => gpu.run(global, terminal),

@@ -24,6 +24,8 @@ pub struct Config {
     pub plugins: Plugins,
     /// Reading of files.
     pub ingest: Ingest,
+    /// Fetching of models.
+    pub models: Models,
     /// Messages of the program.
     pub log: Log,
 }
@@ -415,6 +417,21 @@ pub struct Ingest {
     /// Bytes of a file at most; larger ones are skipped.
     #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
     pub max_file_bytes: u64,
+}
+
+/// `[models]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    /// Attempts after one that brought nothing.
+    #[serde(deserialize_with = "whole::<0, 100, _, _>")]
+    pub retries: u64,
+    /// Milliseconds to wait before the first of them.
+    #[serde(deserialize_with = "whole::<0, 60_000, _, _>")]
+    pub retry_wait_ms: u64,
+    /// Milliseconds without a byte after which a server counts as gone.
+    #[serde(deserialize_with = "whole::<1, 3_600_000, _, _>")]
+    pub timeout_ms: u64,
 }
 
 /// `[log]`

@@ -1,6 +1,7 @@
 //! What an engine is made of: the configuration, the folders, the plugins.
 use crate::{
     config::Config,
+    models::Models,
     plugins::{PluginError, PluginOptions, Plugins},
     store::{DiskCache, DiskCacheOptions},
 };
@@ -24,6 +25,11 @@ impl Setup {
     /// The database file.
     pub fn database(&self) -> PathBuf {
         self.data_dir.join("magray.db")
+    }
+
+    /// The folder of models, where plugins look for them too.
+    pub fn models(&self) -> Models {
+        Models::new(self.data_dir.join("models"))
     }
 
     /// Bytes that the cache of embeddings may take in memory.
