@@ -1,3 +1,4 @@
+use super::elementwise;
 use crate::batch::Batch;
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -134,7 +135,7 @@ fn one_length(
                 .broadcast_add(&mask.narrow(3, 0, seen)?)?
                 .reshape((batch, rows, seen))?;
         }
-        let weights = candle_nn::ops::softmax_last_dim(&scores)?;
+        let weights = elementwise::softmax(scores)?;
         group(weights, seen)?.matmul(&values)?.reshape((batch, rows, width))
     });
     let blocks = blocks.collect::<Result<Vec<_>>>()?;

@@ -3,7 +3,7 @@
 use super::{
     Check, LayerNorm, Linear, Source,
     attention::{Bias, Heads, attend},
-    columns,
+    columns, elementwise,
 };
 use crate::{batch::Batch, failed};
 use candle_core::Tensor;
@@ -103,7 +103,7 @@ impl Bert {
         let states = layer.attended_norm.run(&(layer.attended.run(&attended)? + states)?)?;
         let inner = layer.inner.run(&states)?;
         let inner = match self.activation {
-            Activation::Gelu => inner.gelu_erf()?,
+            Activation::Gelu => elementwise::gelu(inner)?,
             Activation::GeluTanh => inner.gelu()?,
             Activation::Relu => inner.relu()?,
         };

@@ -1,6 +1,7 @@
 //! The networks, from token ids to pooled states.
 mod attention;
 mod bert;
+mod elementwise;
 mod qwen3;
 
 use crate::{batch::Batch, failed};
@@ -169,4 +170,64 @@ impl LayerNorm {
 /// The columns `[start, start + width)` of `states`.
 fn columns(states: &Tensor, start: usize, width: usize) -> candle_core::Result<Tensor> {
     states.narrow(D::Minus1, start, width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Rows;
+    use magray_model::Overrides;
+    use std::path::Path;
+
+    /// Padding is for GPUs, and computes the same on the CPU.
+    #[test]
+    fn padded_texts_get_the_states_of_packed_ones() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/data/architectures");
+        for name in ["bert", "bert-cls-f16", "xlm-roberta", "mpnet", "qwen3"] {
+            let folder = ModelFolder::open(&models.join(name), &Overrides::default()).unwrap();
+            let network = Network::load(&folder, &Device::Cpu, DType::F32).unwrap();
+            let text = |length: u32| (0..length).map(|at| 4 + at * 7 % 30).collect::<Vec<u32>>();
+            let texts = [text(9), text(1), text(20), text(9)];
+            let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+            let run = |rows| {
+                let batch = Batch::new(&texts, rows, &Device::Cpu).unwrap();
+                network.run(&batch, &|| Ok(())).unwrap()
+            };
+            let (packed, padded) = (run(Rows::Packed), run(Rows::Padded));
+            assert_eq!(packed.len(), padded.len());
+            let apart = packed.iter().zip(&padded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-4, "{name}: {apart}");
+        }
+    }
+
+    /// More tokens than are scored at once: the blocks must add up to what one is.
+    #[test]
+    fn long_texts_are_attended_to_in_blocks() {
+        use attention::{Bias, Heads, attend};
+        let (length, heads) = (600, Heads { queries: 4, keys: 2, width: 8 });
+        let random = |columns| Tensor::randn(0.0_f32, 1.0, (length, columns), &Device::Cpu).unwrap();
+        let (queries, keys, values) = (random(32), random(16), random(16));
+        let ids = vec![0; length];
+        let batch = Batch::new(&[&ids], Rows::Packed, &Device::Cpu).unwrap();
+        let causal = Bias::causal(&Device::Cpu, DType::F32).unwrap();
+        for bias in [&Bias::None, &causal] {
+            let inputs = [queries.clone(), keys.clone(), values.clone()];
+            let found = attend(inputs, &heads, &batch, bias).unwrap().to_vec2::<f32>().unwrap();
+            let [queries, keys, values] = [&queries, &keys, &values].map(|t| t.to_vec2::<f32>().unwrap());
+            for (at, head) in [(0, 0), (255, 1), (256, 2), (599, 3)] {
+                let seen = if matches!(bias, Bias::None) { length } else { at + 1 };
+                let query = &queries[at][head * 8..][..8];
+                let own = |row: &[f32]| row[head / 2 * 8..][..8].to_vec();
+                let dot = |key: &Vec<f32>| query.iter().zip(own(key)).map(|(a, b)| a * b).sum::<f32>();
+                let weights: Vec<f32> = keys[..seen].iter().map(|key| dot(key).exp()).collect();
+                let sum: f32 = weights.iter().sum();
+                for number in 0..8 {
+                    let expected: f32 =
+                        weights.iter().zip(&values).map(|(weight, row)| weight * own(row)[number]).sum();
+                    let apart = (found[at][head * 8 + number] - expected / sum).abs();
+                    assert!(apart < 1e-4, "token {at}, head {head}: {apart}");
+                }
+            }
+        }
+    }
 }
