@@ -104,9 +104,11 @@ impl Models {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(String, Vec<String>), ModelError> {
         let what = path.display().to_string();
+        let mut origin = path.to_owned();
         let files = match found {
             Found::Folder { root, files } => {
                 copy(cx, &root, &files, request.link, &what, incoming, progress)?;
+                origin = root;
                 files
             }
             Found::Archive { mut archive, root, files } => {
@@ -132,7 +134,7 @@ impl Models {
                 let known = incoming
                     .weights_sha256()
                     .and_then(|weights| catalogue().iter().find(|known| known.weights == Some(weights)));
-                known.map_or_else(|| name_of(path), |known| known.name.to_owned())
+                known.map_or_else(|| name_of(&origin), |known| known.name.to_owned())
             }
         };
         self.check_free(&name)?;
