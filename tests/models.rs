@@ -324,7 +324,7 @@ fn ctrl_c_leaves_what_came_for_the_next_time() {
     pull(&home, &hub).expect(0);
     assert_is_model(&home, "tiny");
     let range = hub.log().into_iter().skip(before).find_map(|request| request.range).expect("a range");
-    assert!(range >= "bytes=300000-".to_owned(), "{range}");
+    assert!(*range >= *"bytes=300000-", "{range}");
 }
 
 fn spawn(mut command: std::process::Command) -> Child {

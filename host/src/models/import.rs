@@ -204,8 +204,8 @@ fn one_root(path: &Path, names: &[String]) -> Result<Option<String>, ModelError>
     match layout::model_roots(names)[..] {
         [] => Ok(None),
         [root] => Ok(Some(root.to_owned())),
-        [ref roots @ ..] if roots.contains(&"") => Ok(Some(String::new())),
-        [ref roots @ ..] => Err(ModelError::Unusable {
+        ref roots if roots.contains(&"") => Ok(Some(String::new())),
+        ref roots => Err(ModelError::Unusable {
             from: path.display().to_string(),
             reason: format!("it holds several: {}; name the folder of one", roots.join(", ")),
         }),
