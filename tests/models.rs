@@ -52,11 +52,15 @@ fn model() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn hub() -> Hub {
+    hub_by(Hub::new)
+}
+
+fn hub_by(start: fn(&[(&str, &[u8])]) -> Hub) -> Hub {
     let (model, readme) = (model(), ("README.md", b"# Tiny".to_vec()));
     let evil = ("../../evil/config.json", b"evil".to_vec());
     let onnx = ("onnx/model_int8.onnx", vec![7; 20_000]);
     let files: Vec<_> = model.iter().chain([&readme, &evil, &onnx]).collect();
-    Hub::new(&files.iter().map(|(name, content)| (*name, &content[..])).collect::<Vec<_>>())
+    start(&files.iter().map(|(name, content)| (*name, &content[..])).collect::<Vec<_>>())
 }
 
 /// `magray` with the hub as its hub, which does not wait between attempts.
@@ -226,6 +230,25 @@ fn the_token_stays_with_its_server() {
 }
 
 #[test]
+fn only_servers_that_are_trusted_are_believed() {
+    let (home, hub) = (Home::new(), hub_by(Hub::secure));
+    let ran = pull(&home, &hub).expect(3).says(&["cannot be trusted", "SSL_CERT_FILE"]);
+    assert!(!ran.stderr.contains("trying again"), "{ran:?}");
+    let certificate = home.file("hub.pem", hub.certificate.clone().expect("a certificate"));
+    let pull = || {
+        let mut pull = command(&home, &hub, &["model", "pull", REPO]);
+        Ran::of(pull.env("SSL_CERT_FILE", &certificate).env("HF_TOKEN", "hf_secret"))
+    };
+    hub.behave(Manners { downgrade: true, ..Manners::default() });
+    pull().expect(3).says(&["not secure"]);
+    assert_no_model(&home);
+    hub.behave(Manners { break_after: Some(700_000), ..Manners::default() });
+    pull().expect(0);
+    assert_is_model(&home, "tiny");
+    assert!(hub.log().iter().all(|request| request.store != request.authorization.is_some()));
+}
+
+#[test]
 fn what_does_not_match_its_digest_is_thrown_away() {
     let (home, hub) = (Home::new(), hub());
     hub.behave(Manners { corrupt: true, ..Manners::default() });
@@ -297,7 +320,7 @@ fn a_server_that_falls_silent_is_left_and_what_came_is_kept() {
     let (home, hub) = (Home::new(), hub());
     hub.behave(Manners { break_after: Some(300_000), stall: true, ..Manners::default() });
     let mut pulling = command(&home, &hub, &["model", "pull", REPO]);
-    pulling.env("MAGRAY_MODELS__TIMEOUT_MS", "2000").env("MAGRAY_MODELS__RETRIES", "0");
+    pulling.env("MAGRAY_MODELS__TIMEOUT_MS", "3000").env("MAGRAY_MODELS__RETRIES", "0");
     Ran::of(&mut pulling).expect(3).says(&["model.safetensors"]);
     hub.behave(Manners::default());
     pull(&home, &hub).expect(0);
@@ -311,7 +334,7 @@ fn ctrl_c_leaves_what_came_for_the_next_time() {
     let (home, hub) = (Home::new(), hub());
     hub.behave(Manners { break_after: Some(300_000), stall: true, ..Manners::default() });
     let mut pulling = command(&home, &hub, &["model", "pull", REPO]);
-    pulling.env("MAGRAY_MODELS__TIMEOUT_MS", "1000").env("MAGRAY_MODELS__RETRIES", "100");
+    pulling.env("MAGRAY_MODELS__TIMEOUT_MS", "3000").env("MAGRAY_MODELS__RETRIES", "100");
     let child = spawn(pulling);
     // The listing, five files, of which one is asked of two servers, and that one's second attempt.
     hub.wait_for(8);
