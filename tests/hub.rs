@@ -19,6 +19,9 @@ pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// Larger files are what git LFS would hold: listed with SHA-256, and sent by the second server.
 const LARGE: usize = 10_000;
 
+/// Files by their names.
+pub(crate) type Files<'a> = [(&'a str, &'a [u8])];
+
 /// How the server behaves. All off serves well.
 #[derive(Clone, Default)]
 pub(crate) struct Manners {
@@ -82,12 +85,12 @@ struct Shared {
 }
 
 impl Hub {
-    pub(crate) fn new(files: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn new(files: &Files<'_>) -> Self {
         Self::start(files, None, None)
     }
 
     /// One that speaks TLS, with a certificate that nobody knows.
-    pub(crate) fn secure(files: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn secure(files: &Files<'_>) -> Self {
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -98,7 +101,7 @@ impl Hub {
         Self::start(files, Some(Arc::new(config.expect("a configuration"))), Some(own.cert.pem()))
     }
 
-    fn start(files: &[(&str, &[u8])], tls: Option<Arc<ServerConfig>>, certificate: Option<String>) -> Self {
+    fn start(files: &Files<'_>, tls: Option<Arc<ServerConfig>>, certificate: Option<String>) -> Self {
         let listen = || TcpListener::bind("127.0.0.1:0").expect("a port");
         let (hub, store) = (listen(), listen());
         let port = |listener: &TcpListener| listener.local_addr().expect("an address").port();

@@ -1,6 +1,6 @@
 //! `magray model`: from a hub with every bad habit, from folders, from archives, from the real wheels.
 use crate::{
-    hub::{COMMIT, Hub, Manners, REPO, sha256},
+    hub::{COMMIT, Files, Hub, Manners, REPO, sha256},
     support::{Home, Ran, assets},
 };
 use magray_model::{ModelFolder, Overrides};
@@ -55,7 +55,7 @@ fn hub() -> Hub {
     hub_by(Hub::new)
 }
 
-fn hub_by(start: fn(&[(&str, &[u8])]) -> Hub) -> Hub {
+fn hub_by(start: fn(&Files<'_>) -> Hub) -> Hub {
     let (model, readme) = (model(), ("README.md", b"# Tiny".to_vec()));
     let evil = ("../../evil/config.json", b"evil".to_vec());
     let onnx = ("onnx/model_int8.onnx", vec![7; 20_000]);

