@@ -1,11 +1,12 @@
 //! A server on this machine that serves a repository as huggingface.co does: a listing, files, and a second server
 //! that large files are redirected to. It misbehaves on request, and notes what it was asked and what it sent.
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use sha1::Digest as _;
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::{self, BufRead as _, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -17,6 +18,9 @@ pub(crate) const REPO: &str = "maker/tiny";
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// Larger files are what git LFS would hold: listed with SHA-256, and sent by the second server.
 const LARGE: usize = 10_000;
+
+/// Files by their names.
+pub(crate) type Files<'a> = [(&'a str, &'a [u8])];
 
 /// How the server behaves. All off serves well.
 #[derive(Clone, Default)]
@@ -43,6 +47,8 @@ pub(crate) struct Manners {
     pub(crate) claim: Option<u64>,
     /// Redirects from itself to itself without end.
     pub(crate) circle: bool,
+    /// Redirects to the second server by plain HTTP.
+    pub(crate) downgrade: bool,
 }
 
 /// A request that was served.
@@ -59,8 +65,9 @@ pub(crate) struct Request {
 
 pub(crate) struct Hub {
     shared: Arc<Shared>,
-    pub(crate) hub: SocketAddr,
-    store: SocketAddr,
+    port: u16,
+    /// In PEM, of a server that speaks TLS.
+    pub(crate) certificate: Option<String>,
 }
 
 struct Shared {
@@ -72,14 +79,32 @@ struct Shared {
     /// Requests wait for it.
     open: (Mutex<bool>, Condvar),
     ended: AtomicBool,
-    store: SocketAddr,
+    scheme: &'static str,
+    /// Of the second server.
+    store: u16,
 }
 
 impl Hub {
-    pub(crate) fn new(files: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn new(files: &Files<'_>) -> Self {
+        Self::start(files, None, None)
+    }
+
+    /// One that speaks TLS, with a certificate that nobody knows.
+    pub(crate) fn secure(files: &Files<'_>) -> Self {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|config| {
+                config.with_no_client_auth().with_single_cert(vec![own.cert.der().clone()], key.into())
+            });
+        Self::start(files, Some(Arc::new(config.expect("a configuration"))), Some(own.cert.pem()))
+    }
+
+    fn start(files: &Files<'_>, tls: Option<Arc<ServerConfig>>, certificate: Option<String>) -> Self {
         let listen = || TcpListener::bind("127.0.0.1:0").expect("a port");
         let (hub, store) = (listen(), listen());
-        let address = |listener: &TcpListener| listener.local_addr().expect("an address");
+        let port = |listener: &TcpListener| listener.local_addr().expect("an address").port();
         let shared = Arc::new(Shared {
             files: files.iter().map(|(name, content)| ((*name).to_owned(), content.to_vec())).collect(),
             manners: Mutex::default(),
@@ -87,19 +112,26 @@ impl Hub {
             arrived: Default::default(),
             open: (Mutex::new(true), Condvar::new()),
             ended: AtomicBool::new(false),
-            store: address(&store),
+            scheme: if tls.is_some() { "https" } else { "http" },
+            store: port(&store),
         });
-        let this = Self { shared: Arc::clone(&shared), hub: address(&hub), store: address(&store) };
+        let this = Self { shared: Arc::clone(&shared), port: port(&hub), certificate };
         for (listener, is_store) in [(hub, false), (store, true)] {
-            let shared = Arc::clone(&shared);
+            let (shared, tls) = (Arc::clone(&shared), tls.clone());
             thread::spawn(move || {
                 for stream in listener.incoming() {
                     if shared.ended.load(Ordering::SeqCst) {
                         return;
                     }
-                    let shared = Arc::clone(&shared);
+                    let (shared, tls) = (Arc::clone(&shared), tls.clone());
                     // A client that goes away ends its thread, and nothing else.
-                    thread::spawn(move || stream.and_then(|stream| shared.serve(stream, is_store)));
+                    thread::spawn(move || match tls {
+                        None => shared.serve(stream?, is_store),
+                        Some(tls) => {
+                            let connection = ServerConnection::new(tls).map_err(io::Error::other)?;
+                            shared.serve(StreamOwned::new(connection, stream?), is_store)
+                        }
+                    });
                 }
             });
         }
@@ -111,7 +143,7 @@ impl Hub {
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.hub)
+        format!("{}://localhost:{}", self.shared.scheme, self.port)
     }
 
     pub(crate) fn log(&self) -> Vec<Request> {
@@ -145,15 +177,15 @@ impl Drop for Hub {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
         self.open();
-        for address in [self.hub, self.store] {
-            let _ = TcpStream::connect(address);
+        for port in [self.port, self.shared.store] {
+            let _ = TcpStream::connect(("127.0.0.1", port));
         }
     }
 }
 
 impl Shared {
-    fn serve(&self, mut stream: TcpStream, store: bool) -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream.try_clone()?);
+    fn serve(&self, stream: impl Read + Write, store: bool) -> io::Result<()> {
+        let mut reader = BufReader::new(stream);
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
@@ -203,13 +235,15 @@ impl Shared {
         let cut = manners.break_after.filter(|_| store).unwrap_or(usize::MAX).min(body.len());
         // Noted before it is sent: whoever has the bytes may look.
         self.log.lock().expect("a lock").push(Request { sent: cut, ..request });
+        let stream = reader.get_mut();
         stream.write_all(head.as_bytes())?;
         stream.write_all(&body[..cut])?;
+        stream.flush()?;
         if cut < body.len() && manners.stall {
             // Until the client goes away.
             let _ = reader.read(&mut [0]);
         }
-        stream.shutdown(Shutdown::Both)
+        Ok(())
     }
 
     fn answer(&self, request: &Request, manners: &Manners) -> Answer {
@@ -230,12 +264,13 @@ impl Shared {
             return Answer::new("401 Unauthorized").header("X-Error-Code: GatedRepo");
         }
         let files = format!("/{REPO}/resolve/{COMMIT}/");
+        let scheme = if manners.downgrade { "http" } else { self.scheme };
         match request.path.strip_prefix(&files) {
             Some(name) if self.files.get(name).is_some_and(|content| content.len() > LARGE) => {
                 Answer::new("302 Found")
                     .header(&format!("X-Linked-Etag: \"{}\"", sha256(&self.files[name])))
                     .header(&format!("X-Linked-Size: {}", self.files[name].len()))
-                    .header(&format!("Location: http://{}/store/{name}", self.store))
+                    .header(&format!("Location: {scheme}://localhost:{}/store/{name}", self.store))
             }
             Some(name) => self.content(name, request, manners),
             None => self.listing(request, manners),

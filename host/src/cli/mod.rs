@@ -44,6 +44,7 @@ Examples:
   magray search \"how are backups made\"     ask by meaning
   magray add \"The staging key rotates on Mondays\" --tag ops
   magray --index hnsw search \"retry policy\" --json
+  magray model pull multilingual-e5-small  get a model for other languages
 
 Exit codes: 0 found or done, 1 nothing found, 2 wrong usage, 3 failed, 130 interrupted.
 Data lives in $MAGRAY_HOME, else in the system's folder for data (~/.local/share/magray).";

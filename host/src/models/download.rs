@@ -3,10 +3,11 @@ use super::{
     ModelError,
     digest::{Digest, PIECE, read_some},
     error::io_error,
-    hub::{Hub, HubError, Listing, RemoteFile, Reply, Trouble, passing},
+    hub::{Hub, HubError, Listing, RemoteFile, Reply, Trouble},
 };
 use magray_plugin_api::CallContext;
 use std::{
+    fmt,
     fs::{File, OpenOptions},
     io::{Seek as _, SeekFrom, Write as _},
     path::Path,
@@ -154,10 +155,13 @@ impl Hub {
             if cx.is_cancelled() {
                 return Err(Stopped::Here(Local::Interrupted));
             }
-            let read = read_some(&mut body, &mut piece).map_err(|error| passing(&error))?;
+            let broke = |how: &dyn fmt::Display| {
+                let reason = format!("the connection broke after {there} of {} bytes ({how})", wanted.size);
+                Stopped::Trouble(Trouble::Passing(reason, None))
+            };
+            let read = read_some(&mut body, &mut piece).map_err(|error| broke(&error))?;
             if read == 0 && there < wanted.size {
-                let reason = format!("the connection ended after {there} of {} bytes", wanted.size);
-                return Err(Trouble::Passing(reason, None).into());
+                return Err(broke(&"it ended"));
             }
             if read == 0 {
                 return Ok(());

@@ -50,7 +50,10 @@ pub enum ModelError {
     )]
     NoManifest(String),
 
-    #[error("{} takes {need} bytes more, and {} has {free} left; make room, or choose another --data-dir", what, dir.display())]
+    #[error(
+        "{what} takes {} MB more, and {} has {} MB left; make room, or choose another --data-dir",
+        need.div_ceil(1_000_000), dir.display(), free / 1_000_000
+    )]
     NoSpace { what: String, dir: PathBuf, need: u64, free: u64 },
 
     #[error("cannot {what} {}: {error}", path.display())]

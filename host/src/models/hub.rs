@@ -1,7 +1,7 @@
 //! A server that speaks as huggingface.co does: lists the files of a repository, and sends them.
 use super::digest::Digest;
 use serde::Deserialize;
-use std::{env, ffi::OsString, fmt, fs, path::PathBuf, time::Duration};
+use std::{env, ffi::OsString, fmt, fs, io, path::PathBuf, time::Duration};
 use ureq::{
     Agent, Body,
     http::{HeaderMap, Response, Uri, header},
@@ -26,7 +26,7 @@ pub enum HubError {
     Offline,
 
     #[error("the token in {} cannot be read: {error}", path.display())]
-    Token { path: PathBuf, error: std::io::Error },
+    Token { path: PathBuf, error: io::Error },
 
     #[error("{endpoint} has no repository {repo}, or it is private: check its name{}", token_advice(*with_token))]
     NoRepository { endpoint: String, repo: String, with_token: bool },
@@ -47,7 +47,8 @@ pub enum HubError {
 
     /// What may pass has not passed.
     #[error(
-        "{url}: {reason}, {attempts} times in a row; what is here is kept, and the same command goes on from there"
+        "{url}: {reason}{}; what is here is kept, and the same command goes on from there",
+        if *attempts > 1 { format!(", {attempts} times in a row") } else { String::new() }
     )]
     GaveUp { url: String, reason: String, attempts: u64 },
 }
@@ -109,7 +110,7 @@ fn from_vars(var: impl Fn(&str) -> Option<OsString>) -> Result<(String, Option<S
     let file = path("HF_TOKEN_PATH").or_else(|| home().map(|home| home.join("token")));
     let token = match file.map(|path| (fs::read_to_string(&path), path)) {
         Some((Ok(token), _)) => Some(token.trim().to_owned()).filter(|token| !token.is_empty()),
-        Some((Err(error), path)) if error.kind() != std::io::ErrorKind::NotFound => {
+        Some((Err(error), path)) if error.kind() != io::ErrorKind::NotFound => {
             return Err(HubError::Token { path, error });
         }
         _ => None,
@@ -325,11 +326,12 @@ impl Hub {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
                 Trouble::Final(HubError::Refused { url: shown(at), answer: error.to_string() })
             }
-            ureq::Error::Rustls(_) | ureq::Error::Tls(_) => Trouble::Final(HubError::Refused {
+            // What TLS refuses comes as broken data.
+            error if is_distrust(&error) => Trouble::Final(HubError::Refused {
                 url: shown(at),
                 answer: format!(
-                    "with what is not trusted ({error}); behind a proxy with certificates of its own, add them to \
-                     the system's or set SSL_CERT_FILE"
+                    "in a way that cannot be trusted ({error}); behind a proxy with certificates of its own, add \
+                     them to the system's or name their file in SSL_CERT_FILE"
                 ),
             }),
             error => passing(&error),
@@ -337,8 +339,16 @@ impl Hub {
     }
 }
 
+fn is_distrust(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Rustls(_) | ureq::Error::Tls(_) => true,
+        ureq::Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
+        _ => false,
+    }
+}
+
 /// What goes wrong on the way may go right the next time.
-pub(super) fn passing(error: &dyn fmt::Display) -> Trouble {
+fn passing(error: &dyn fmt::Display) -> Trouble {
     Trouble::Passing(format!("the connection failed ({error})"), None)
 }
 

@@ -104,9 +104,11 @@ impl Models {
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(String, Vec<String>), ModelError> {
         let what = path.display().to_string();
+        let mut origin = path.to_owned();
         let files = match found {
             Found::Folder { root, files } => {
                 copy(cx, &root, &files, request.link, &what, incoming, progress)?;
+                origin = root;
                 files
             }
             Found::Archive { mut archive, root, files } => {
@@ -132,7 +134,7 @@ impl Models {
                 let known = incoming
                     .weights_sha256()
                     .and_then(|weights| catalogue().iter().find(|known| known.weights == Some(weights)));
-                known.map_or_else(|| name_of(path), |known| known.name.to_owned())
+                known.map_or_else(|| name_of(&origin), |known| known.name.to_owned())
             }
         };
         self.check_free(&name)?;
@@ -202,8 +204,8 @@ fn one_root(path: &Path, names: &[String]) -> Result<Option<String>, ModelError>
     match layout::model_roots(names)[..] {
         [] => Ok(None),
         [root] => Ok(Some(root.to_owned())),
-        [ref roots @ ..] if roots.contains(&"") => Ok(Some(String::new())),
-        [ref roots @ ..] => Err(ModelError::Unusable {
+        ref roots if roots.contains(&"") => Ok(Some(String::new())),
+        ref roots => Err(ModelError::Unusable {
             from: path.display().to_string(),
             reason: format!("it holds several: {}; name the folder of one", roots.join(", ")),
         }),

@@ -9,7 +9,7 @@ use magray_model::{MANIFEST, Manifest, ManifestFile, ModelFolder, Overrides};
 use magray_plugin_api::{CallContext, ErrorCode};
 use std::{
     fs::{self, File, TryLockError},
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -219,12 +219,12 @@ pub(super) fn hashed(file: &ManifestFile) -> Hashed {
 /// Replaces the manifest in `dir`.
 pub(super) fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), ModelError> {
     let path = dir.join(MANIFEST);
+    let part = dir.join(format!("{MANIFEST}{PART}"));
     let write = || -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        serde_json::to_writer_pretty(&mut file, manifest)?;
-        file.as_file().sync_all()?;
-        file.persist(&path)?;
-        Ok(())
+        let mut file = File::create(&part)?;
+        file.write_all(&serde_json::to_vec_pretty(manifest)?)?;
+        file.sync_all()?;
+        fs::rename(&part, &path)
     };
     write().map_err(io_error("write", &path))
 }
@@ -241,9 +241,15 @@ pub(super) fn remove_dir(dir: &Path) -> Result<(), ModelError> {
 pub(super) fn files_below(dir: &Path) -> Result<Vec<String>, ModelError> {
     /// Far deeper than a model lies in any archive, cache or package.
     const DEEPEST: usize = 12;
+    const MOST: usize = 100_000;
     let mut files = Vec::new();
     let mut folders = vec![(dir.to_owned(), String::new(), 0)];
     while let Some((folder, prefix, depth)) = folders.pop() {
+        if files.len() > MOST {
+            return Err(io_error("list", dir)(io::Error::other(
+                "it has too many files; name the folder of a model",
+            )));
+        }
         let entries = fs::read_dir(&folder).map_err(io_error("read", &folder))?;
         for entry in entries {
             let entry = entry.map_err(io_error("read", &folder))?;

@@ -1,6 +1,4 @@
 //! Which files make a model folder in Hugging Face layout.
-use std::path::{Component, Path};
-
 /// Files beside the weights that decide a vector, or whose licence must go with them.
 const FILES: [&str; 11] = [
     "config.json",
@@ -23,7 +21,8 @@ const ONNX: [&str; 2] = ["onnx/model.onnx", "model.onnx"];
 /// is taken only when `with_onnx` says so. Empty where there is no `config.json` or there are no weights.
 pub(super) fn needed(names: &[String], with_onnx: bool) -> Vec<&str> {
     let there = |name: &str| names.iter().any(|there| there == name);
-    let safetensors = there(WEIGHTS) || there(INDEX);
+    let whole = there(WEIGHTS);
+    let safetensors = whole || there(INDEX);
     let onnx = ONNX.into_iter().find(|name| there(name));
     if !there("config.json") || !(safetensors || onnx.is_some()) {
         return Vec::new();
@@ -32,8 +31,7 @@ pub(super) fn needed(names: &[String], with_onnx: bool) -> Vec<&str> {
         is_safe(name)
             && (FILES.contains(&name)
                 || is_module(name)
-                || (there(WEIGHTS) && name == WEIGHTS)
-                || (!there(WEIGHTS) && (name == INDEX || is_shard(name)))
+                || (if whole { name == WEIGHTS } else { name == INDEX || is_shard(name) })
                 || match onnx {
                     Some(_) if with_onnx => is_onnx(name),
                     // Tensors beyond 2 GB are in a file beside it.
@@ -59,19 +57,11 @@ pub(super) fn model_roots(names: &[String]) -> Vec<&str> {
 
 /// Whether a name from elsewhere is a path that stays below its folder, on every system.
 pub(super) fn is_safe(name: &str) -> bool {
-    let plain = |part: Component<'_>| match part {
-        Component::Normal(part) => {
-            part.to_str().is_some_and(|part| part.len() <= 200 && !part.starts_with('.'))
-        }
-        _ => false,
+    let plain = |part: &str| {
+        let strange = |c: char| c.is_control() || matches!(c, '\\' | ':');
+        !part.is_empty() && part.len() <= 200 && !part.starts_with('.') && !part.contains(strange)
     };
-    !name.is_empty()
-        && name != magray_model::MANIFEST
-        && !name.contains(['\\', ':'])
-        && !name.contains("//")
-        && !name.ends_with('/')
-        && !name.chars().any(char::is_control)
-        && Path::new(name).components().all(plain)
+    name != magray_model::MANIFEST && name.split('/').all(plain)
 }
 
 /// Whether `name` can be the name of a model folder, on every system.

@@ -139,11 +139,12 @@ impl Models {
             let mut at = |done: u64| progress(Progress { file: file.name, done: before + done, total });
             downloaded += fetch(cx, hub, &mut incoming, file, &mut at)?;
             before += file.size;
-            if file.name == "config.json" && !request.force {
-                if let Err(error) = check_architecture(&incoming, &hub.page(repo)) {
-                    incoming.discard()?;
-                    return Err(error);
-                }
+            if file.name == "config.json"
+                && !request.force
+                && let Err(error) = check_architecture(&incoming, &hub.page(repo))
+            {
+                incoming.discard()?;
+                return Err(error);
             }
         }
         let names: Vec<&str> = wanted.iter().map(|file| file.name).collect();
