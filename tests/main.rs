@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod evolution;
 mod examples;
+mod fallback;
 mod gpu;
 mod hub;
 mod models;

@@ -830,8 +830,8 @@ mod parity {
     }
 }
 
-/// What goes wrong under load.
-fn under_load(spoil: impl Fn(&Bed, &Script) + Sync) -> Bed {
+/// Eight callers, half of them searching, on two workers; `spoil` runs beside them.
+fn under_load(spoil: impl FnOnce(&Bed, &Script) + Send) -> Bed {
     let (first, second) = (script(), script());
     let mut options = options();
     options.pipeline.workers = 2;
@@ -840,12 +840,9 @@ fn under_load(spoil: impl Fn(&Bed, &Script) + Sync) -> Bed {
     bed.wait_for_helpers();
     thread::scope(|scope| {
         for caller in 0..8 {
-            let (bed, first, spoil) = (&bed, &first, &spoil);
+            let bed = &bed;
             scope.spawn(move || {
                 for round in 0..40 {
-                    if (caller, round) == (0, 10) {
-                        spoil(bed, first);
-                    }
                     let texts: Vec<String> =
                         (0..1 + round % 5 * 7).map(|n| format!("{caller} {round} {n}")).collect();
                     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -859,6 +856,7 @@ fn under_load(spoil: impl Fn(&Bed, &Script) + Sync) -> Bed {
                 }
             });
         }
+        scope.spawn(|| spoil(&bed, &first));
     });
     first.act(Act::Work);
     assert_eq!(second.seen().made, 1, "the standby");
@@ -867,27 +865,39 @@ fn under_load(spoil: impl Fn(&Bed, &Script) + Sync) -> Bed {
 
 #[test]
 fn under_load_a_backend_that_dies_loses_no_request() {
-    let bed = under_load(|_, first| first.act(Act::Panic));
+    let bed = under_load(|_, first| {
+        first.until(|seen| seen.calls > 20);
+        first.act(Act::Panic);
+    });
     assert_eq!(bed.states()[0], "open");
     assert!(bed.status().counters.fallbacks > 0);
 }
 
 #[test]
 fn under_load_a_backend_that_runs_out_of_memory_loses_no_request() {
-    let bed = under_load(|_, first| first.act(Act::OutOfMemory(5)));
+    let bed = under_load(|_, first| {
+        first.until(|seen| seen.calls > 20);
+        first.act(Act::OutOfMemory(5));
+    });
     assert_eq!(bed.status().counters.fallbacks, 0);
     assert!(bed.status().counters.halvings > 0);
-    let bed = under_load(|_, first| first.act(Act::OutOfMemory(0)));
+    let bed = under_load(|_, first| {
+        first.until(|seen| seen.calls > 20);
+        first.act(Act::OutOfMemory(0));
+    });
     assert_eq!(bed.states()[0], "open");
 }
 
 #[test]
 fn under_load_a_backend_that_hangs_loses_no_request() {
     let bed = under_load(|bed, first| {
+        first.until(|seen| seen.calls > 20);
         first.act(Act::Hang);
-        first.until(|seen| seen.waiting > 0);
+        // Half of the callers come with another role, so both workers get work.
+        first.until(|seen| seen.waiting == 2);
         bed.pass(TIMEOUT);
     });
+    assert_eq!(bed.status().members[0].failures["hung"], 2);
     while bed.states()[0] == "hung" {
         thread::yield_now();
     }

@@ -3,13 +3,16 @@
 #![expect(missing_debug_implementations, reason = "a test plugin")]
 use magray_plugin_api::{
     CachePolicy, CallContext, Capabilities, CreateCachePolicy, CreateEmbedder, CreateVectorIndex,
-    DeviceReport, Embedder, EmbedderInfo, Hit, Host, IdFilter, IndexSpec, IndexStats, Result, Role,
-    SearchParams, VectorIndex,
+    DeviceReport, Embedder, EmbedderInfo, Error, ErrorCode, Hit, Host, IdFilter, IndexSpec, IndexStats,
+    Result, Role, SearchParams, VectorIndex,
 };
 use serde::Deserialize;
 use std::{
-    path::Path,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 magray_plugin_api::export_plugin! {
@@ -38,30 +41,124 @@ pub enum Fault {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Options {
-    #[serde(default)]
     fault: Fault,
+    /// A file that is read before each text is embedded: a [`Command`], for as long as it is there.
+    control: Option<PathBuf>,
+    /// A file that gets a line for each embedder that is made and for each call of one.
+    log: Option<PathBuf>,
+    /// What the embedder says that it computes in.
+    precision: String,
+    /// By how much all vectors are turned, in radians: a backend that computes something else.
+    skew: f32,
 }
 
-const SCHEMA: &str = r#"{"type":"object","properties":{"fault":{"type":"string"}}}"#;
+impl Default for Options {
+    fn default() -> Self {
+        let precision = "f32".to_owned();
+        Self { fault: Fault::None, control: None, log: None, precision, skew: 0.0 }
+    }
+}
+
+/// What a control file asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Command {
+    /// Nothing.
+    Work,
+    /// `hang`: returns when the file is gone, whatever the callers say.
+    Hang,
+    /// `slow`: goes on when the file is gone or nobody waits any more.
+    Slow,
+    /// `nan`, `panic`
+    Nan,
+    Panic,
+    /// `fail N`: the first N calls of an embedder.
+    Fail(u64),
+    /// `oom N`: calls of more than N texts run out of memory.
+    OutOfMemory(usize),
+}
+
+impl Command {
+    fn read(file: Option<&Path>) -> Self {
+        let text = file.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+        let mut words = text.split_whitespace();
+        let (word, number) = (words.next(), words.next().and_then(|number| number.parse().ok()));
+        match (word, number) {
+            (Some("hang"), _) => Self::Hang,
+            (Some("slow"), _) => Self::Slow,
+            (Some("nan"), _) => Self::Nan,
+            (Some("panic"), _) => Self::Panic,
+            (Some("fail"), Some(calls)) => Self::Fail(calls),
+            (Some("oom"), Some(texts)) => Self::OutOfMemory(usize::try_from(texts).unwrap_or(usize::MAX)),
+            _ => Self::Work,
+        }
+    }
+}
+
+/// How often a file is looked for that somebody else takes away.
+const LOOK: Duration = Duration::from_millis(2);
+
+const SCHEMA: &str = r#"{"type":"object","properties":{"fault":{"type":"string"},"control":{"type":"string"},
+"log":{"type":"string"},"precision":{"type":"string"},"skew":{"type":"number"}}}"#;
 const DIM: usize = 64;
 
 pub struct Chaos {
-    fault: Fault,
+    options: Options,
+    calls: AtomicU64,
     info: EmbedderInfo,
+}
+
+impl Chaos {
+    fn note(&self, what: &str) {
+        if let Some(log) = &self.options.log {
+            let file = fs::OpenOptions::new().append(true).create(true).open(log);
+            file.and_then(|mut file| writeln!(file, "{what}")).expect("the log can be written");
+        }
+    }
+
+    fn obey(&self, cx: &dyn CallContext, texts: usize) -> Result<Command> {
+        let control = self.options.control.as_deref();
+        let command = Command::read(control);
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        match command {
+            Command::Hang => {
+                while Command::read(control) == Command::Hang {
+                    std::thread::sleep(LOOK);
+                }
+            }
+            Command::Slow => {
+                while Command::read(control) == Command::Slow {
+                    cx.check()?;
+                    std::thread::sleep(LOOK);
+                }
+            }
+            Command::Panic => panic!("asked to panic by file"),
+            Command::Fail(calls) if call < calls => {
+                return Err(Error::new(ErrorCode::UNAVAILABLE, "asked to fail"));
+            }
+            Command::OutOfMemory(most) if texts > most => {
+                return Err(Error::new(ErrorCode::OUT_OF_MEMORY, "asked to run out of memory"));
+            }
+            _ => {}
+        }
+        Ok(command)
+    }
 }
 
 impl CreateEmbedder for Chaos {
     type Options = Options;
     const OPTIONS_SCHEMA: &'static str = SCHEMA;
-    fn create(Options { fault }: Options, host: &'static dyn Host) -> Result<Self> {
+    fn create(options: Options, host: &'static dyn Host) -> Result<Self> {
+        let fault = options.fault;
         assert!(fault != Fault::PanicInCreate, "asked to panic in create");
         host.observe("created", 1.0);
         let dim = if fault == Fault::ZeroWidth { 0 } else { DIM };
         let info =
             EmbedderInfo { dim, max_tokens: usize::MAX, max_batch: 8, model: "words".into(), space: [9; 32] };
-        Ok(Self { fault, info })
+        let chaos = Self { options, calls: AtomicU64::new(0), info };
+        chaos.note("create");
+        Ok(chaos)
     }
 }
 
@@ -70,7 +167,8 @@ impl Embedder for Chaos {
         &self.info
     }
     fn device(&self) -> DeviceReport {
-        DeviceReport { device: "cpu".into(), engine: "chaos".into(), ..DeviceReport::default() }
+        let precision = self.options.precision.clone();
+        DeviceReport { device: "cpu".into(), engine: "chaos".into(), precision, ..DeviceReport::default() }
     }
     fn count_tokens(&self, texts: &[&str], out: &mut [u32]) -> Result<()> {
         for (text, out) in texts.iter().zip(out) {
@@ -80,7 +178,10 @@ impl Embedder for Chaos {
     }
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], _: Role, out: &mut [f32]) -> Result<()> {
         cx.check()?;
-        assert!(self.fault != Fault::PanicInCall, "asked to panic in embed");
+        self.note(&format!("embed {}", texts.len()));
+        let fault = self.options.fault;
+        assert!(fault != Fault::PanicInCall, "asked to panic in embed");
+        let command = self.obey(cx, texts.len())?;
         for (text, row) in texts.iter().zip(out.chunks_exact_mut(DIM)) {
             row.fill(0.0);
             for word in text.split_whitespace() {
@@ -90,7 +191,12 @@ impl Embedder for Chaos {
             }
             let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(1.0);
             row.iter_mut().for_each(|v| *v /= norm);
-            match self.fault {
+            let (sin, cos) = self.options.skew.sin_cos();
+            for pair in row.chunks_exact_mut(2) {
+                (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos);
+            }
+            match fault {
+                _ if command == Command::Nan => row[3] = f32::NAN,
                 Fault::Nan => row[3] = f32::NAN,
                 Fault::Unwritten => row[5] = f32::NAN,
                 Fault::WrongLength => row.iter_mut().for_each(|v| *v *= 3.0),
@@ -103,7 +209,7 @@ impl Embedder for Chaos {
 
 impl Drop for Chaos {
     fn drop(&mut self) {
-        assert!(self.fault != Fault::PanicInDrop, "asked to panic in drop");
+        assert!(self.options.fault != Fault::PanicInDrop, "asked to panic in drop");
     }
 }
 
@@ -117,7 +223,7 @@ pub struct ChaosIndex {
 impl CreateVectorIndex for ChaosIndex {
     type Options = Options;
     const OPTIONS_SCHEMA: &'static str = SCHEMA;
-    fn create(Options { fault }: Options, spec: IndexSpec, _: &'static dyn Host) -> Result<Self> {
+    fn create(Options { fault, .. }: Options, spec: IndexSpec, _: &'static dyn Host) -> Result<Self> {
         assert!(fault != Fault::PanicInCreate, "asked to panic in create");
         Ok(Self { fault, spec, held: AtomicU64::new(0) })
     }
@@ -165,8 +271,8 @@ impl VectorIndex for ChaosIndex {
         Ok(())
     }
     fn save(&self, _: &dyn CallContext, dir: &Path) -> Result<()> {
-        let saved = std::fs::write(dir.join("nothing"), b"nothing");
-        saved.map_err(|error| magray_plugin_api::Error::from_source(magray_plugin_api::ErrorCode::IO, &error))
+        let saved = fs::write(dir.join("nothing"), b"nothing");
+        saved.map_err(|error| Error::from_source(ErrorCode::IO, &error))
     }
 }
 
@@ -175,7 +281,7 @@ pub struct ChaosPolicy(Fault);
 impl CreateCachePolicy for ChaosPolicy {
     type Options = Options;
     const OPTIONS_SCHEMA: &'static str = SCHEMA;
-    fn create(Options { fault }: Options, _: &'static dyn Host) -> Result<Self> {
+    fn create(Options { fault, .. }: Options, _: &'static dyn Host) -> Result<Self> {
         assert!(fault != Fault::PanicInCreate, "asked to panic in create");
         Ok(Self(fault))
     }

@@ -1,0 +1,98 @@
+//! What the embedding pipeline costs beside calls of the backend `cpu` itself, and how long it takes from a
+//! failure to the call of the standby.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use magray::{
+    embedding::{
+        BreakerOptions, CacheLimits, Candidate, Embedding, EmbeddingCache, EmbeddingOptions, Made,
+        PipelineOptions,
+    },
+    plugins::{PluginOptions, Plugins},
+};
+use magray_plugin_api::{Plugin, Role};
+use magray_plugin_testkit::Cx;
+use std::{hint::black_box, sync::Arc, thread, time::Duration};
+
+const LINKED: &[&Plugin] =
+    &[&magray_embed_cpu::PLUGIN, &magray_cache_lru::PLUGIN, &magray_chaos_plugin::PLUGIN];
+
+fn candidate(plugins: &Arc<Plugins>, component: &'static str, options: &'static str) -> Candidate {
+    let plugins = plugins.clone();
+    let make = move || {
+        let embedder = plugins.embedder(component, options)?;
+        Ok(Made { embedder, origin: format!("{component} {options}") })
+    };
+    Candidate { profile: component.to_owned(), make: Box::new(make) }
+}
+
+/// Without a cache, so that every text is computed; `failures` in a row open the breaker.
+fn embedding(plugins: &Plugins, candidates: Vec<Candidate>, failures: u32) -> Embedding {
+    let policy = plugins.cache_policy("lru", "{}").expect("it is linked in");
+    let cache = EmbeddingCache::new(policy, CacheLimits { max_bytes: 0, max_entries: 0 });
+    let options = EmbeddingOptions {
+        pipeline: PipelineOptions {
+            max_wait_interactive: Duration::from_millis(5),
+            max_wait_bulk: Duration::from_millis(50),
+            queue_texts: 16384,
+            queue_bytes: 64 << 20,
+            token_budget: 0,
+            workers: 1,
+            threads: thread::available_parallelism().map_or(1, Into::into),
+            gpu_texts: 128,
+        },
+        breaker: BreakerOptions {
+            failures,
+            error_rate: 1.0,
+            window: failures as usize,
+            cool_down: Duration::from_secs(1),
+            max_cool_down: Duration::from_secs(60),
+        },
+        call_timeout: Duration::from_secs(120),
+    };
+    Embedding::new(candidates, None, cache, &options).expect("the backend starts")
+}
+
+fn benches(criterion: &mut Criterion) {
+    let plugins = Arc::new(Plugins::discover(PluginOptions::default(), LINKED));
+    let direct = plugins.embedder("cpu", "{}").expect("it is linked in");
+    let piped = embedding(&plugins, vec![candidate(&plugins, "cpu", "{}")], 3);
+    let texts: Vec<String> =
+        (0..4096).map(|n| format!("entry {n} of the log says that backup {} was whole", n * n)).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let mut out = vec![0.0; texts.len() * direct.info().dim];
+
+    let mut group = criterion.benchmark_group("pipeline");
+    for count in [1, 32, 4096] {
+        let (texts, out) = (&texts[..count], &mut out[..count * direct.info().dim]);
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(format!("direct/{count}"), |bencher| {
+            bencher.iter(|| direct.embed(&Cx::free(), black_box(texts), Role::Query, out).expect("it works"));
+        });
+        group.bench_function(format!("search/{count}"), |bencher| {
+            bencher.iter(|| piped.answer(&Cx::free(), black_box(texts), Role::Query).expect("it works"));
+        });
+        group.bench_function(format!("bulk/{count}"), |bencher| {
+            bencher.iter(|| piped.embed(&Cx::free(), black_box(texts), Role::Query).expect("it works"));
+        });
+    }
+    group.throughput(Throughput::Elements(1));
+
+    // It fails each time, and the standby answers each time.
+    let failing = candidate(&plugins, "chaos", r#"{"fault": "nan"}"#);
+    let fallback = embedding(&plugins, vec![failing, candidate(&plugins, "chaos", "{}")], 1_000_000);
+    fallback.keep_standby();
+    group.bench_function("switch", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let switch = |_| {
+                fallback.answer(&Cx::free(), &["a text"], Role::Query).expect("the standby works");
+                Duration::from_secs_f64(fallback.status().counters.switch_last_ms / 1000.0)
+            };
+            (0..rounds).map(switch).sum()
+        });
+    });
+    group.finish();
+    println!("switch, the longest: {:.3} ms", fallback.status().counters.switch_max_ms);
+}
+
+criterion_group!(pipeline, benches);
+criterion_main!(pipeline);
