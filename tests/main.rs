@@ -8,6 +8,8 @@ mod damage;
 mod evolution;
 mod examples;
 mod gpu;
+mod hub;
+mod models;
 mod plugin_zoo;
 mod quality;
 mod support;

@@ -166,6 +166,15 @@ pub(crate) fn shared(path: &str) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
+/// What `scripts/fetch-models.sh` has fetched: `models/NAME`, `wheels`, `onnxruntime/libonnxruntime.so`.
+pub(crate) fn assets(path: &str) -> PathBuf {
+    let folder = env::var_os("MAGRAY_TEST_ASSETS")
+        .map_or_else(|| repository().join("target/test-assets"), PathBuf::from);
+    let path = folder.join(path);
+    assert!(path.exists(), "{} is missing; run scripts/fetch-models.sh", path.display());
+    path
+}
+
 /// File name of a library.
 macro_rules! library {
     ($name:literal) => {

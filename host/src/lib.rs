@@ -2,7 +2,8 @@
 //!
 //! Dependencies point downward only: [`cli`] over [`bench`] and [`engine`] over [`memory`] and [`indexing`] over
 //! [`embedding`] and [`ingest`] over [`store`] and [`plugins`] over [`config`]. Only `store` speaks SQL, only
-//! `plugins` loads libraries, only `cli` prints. `docs/ARCHITECTURE.md` walks through them.
+//! `plugins` loads libraries, only `cli` prints. [`models`] stands beside them: it finds and fetches model
+//! folders. `docs/ARCHITECTURE.md` walks through them.
 pub mod bench;
 pub mod cli;
 pub mod config;
@@ -11,6 +12,7 @@ pub mod engine;
 pub mod indexing;
 pub mod ingest;
 pub mod memory;
+pub mod models;
 pub mod plugins;
 pub mod resources;
 pub mod store;

@@ -20,6 +20,9 @@ pub(super) struct Global {
     /// Embedding profile of the config, or embedding backend of a plugin
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     backend: Option<String>,
+    /// Embedding model: a name, or the path of a model folder
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    model: Option<String>,
     /// Index profile of the config, or index backend of a plugin
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     index: Option<String>,
@@ -42,6 +45,7 @@ impl Global {
     pub(super) fn overrides(&self) -> Vec<(String, toml::Value)> {
         let flags = [
             ("ai.embedding.profile", &self.backend),
+            ("ai.embedding.model_name", &self.model),
             ("memory.index.profile", &self.index),
             ("memory.cache.profile", &self.cache),
         ];

@@ -8,7 +8,6 @@ use super::{
 use crate::{engine::Engine, store::RecordId};
 use clap::Args;
 use serde::Serialize;
-use std::io::{self, BufRead as _, IsTerminal as _};
 
 /// Delete records
 #[derive(Debug, Args)]
@@ -69,19 +68,8 @@ impl Forget {
         if count == 0 {
             return Ok(0);
         }
-        if !self.yes {
-            if !io::stdin().is_terminal() {
-                return Err(Failure::Usage(format!(
-                    "this would forget {}; add --yes to do it",
-                    view::counted(count, "record")
-                )));
-            }
-            let mut answer = String::new();
-            terminal.ask(&format!("forget {}? [y/N] ", view::counted(count, "record")));
-            io::stdin().lock().read_line(&mut answer).map_err(Failure::io("cannot read the answer"))?;
-            if !matches!(answer.trim(), "y" | "Y" | "yes") {
-                return Ok(0);
-            }
+        if !self.yes && !terminal.confirm(&format!("forget {}", view::counted(count, "record")))? {
+            return Ok(0);
         }
         Ok(engine.store().forget_matching(&filter)?)
     }

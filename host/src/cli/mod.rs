@@ -2,12 +2,14 @@
 mod add;
 mod args;
 mod bench;
+mod cache;
 mod config;
 mod forget;
 mod get;
 mod gpu;
 mod index;
 mod list;
+mod model;
 mod plugin;
 mod search;
 mod shell;
@@ -18,7 +20,9 @@ mod view;
 use crate::{
     bench::BenchError,
     config::{Config, ConfigError, Resolved},
+    embedding::EmbeddingError,
     engine::{self, Engine, EngineError, Setup},
+    models::{HubError, ModelError},
     plugins::PluginError,
     resources::gpu::GpuError,
     store::StoreError,
@@ -64,6 +68,10 @@ enum Command {
     Forget(forget::Forget),
     Stats(stats::Stats),
     #[command(subcommand)]
+    Cache(cache::Cache),
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    #[command(subcommand)]
     Plugin(plugin::Plugin),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -88,6 +96,8 @@ enum Failure {
     Bench(#[from] BenchError),
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// What the user wrote cannot be done.
     #[error("{0}")]
     Usage(String),
@@ -115,11 +125,24 @@ impl Failure {
             Self::Usage(_) | Self::Config(_) | Self::Engine(EngineError::Invalid(_)) => USAGE,
             Self::Plugin(PluginError::Unknown { .. })
             | Self::Engine(EngineError::Plugin(PluginError::Unknown { .. })) => USAGE,
+            Self::Engine(EngineError::Embedding(EmbeddingError::Start(error)))
+                if matches!(**error, PluginError::Unknown { .. }) =>
+            {
+                USAGE
+            }
             Self::Engine(EngineError::Store(
                 StoreError::InvalidInput(_) | StoreError::AmbiguousId { .. },
             )) => USAGE,
             Self::Bench(BenchError::Plugin(PluginError::Unknown { .. }) | BenchError::Data { .. }) => USAGE,
-            Self::Engine(EngineError::Interrupted) | Self::Bench(BenchError::Interrupted) => INTERRUPTED,
+            Self::Model(
+                ModelError::BadName(_)
+                | ModelError::NotKnown { .. }
+                | ModelError::Exists { .. }
+                | ModelError::Hub(HubError::Endpoint(_)),
+            ) => USAGE,
+            Self::Engine(EngineError::Interrupted)
+            | Self::Bench(BenchError::Interrupted)
+            | Self::Model(ModelError::Interrupted) => INTERRUPTED,
             _ => FAILED,
         }
     }
@@ -168,6 +191,8 @@ impl Command {
             Self::List(list) => list.run(global, terminal),
             Self::Forget(forget) => forget.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
+            Self::Cache(cache) => cache.run(global, terminal),
+            Self::Model(model) => model.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),
             Self::Bench(bench) => bench.run(global, terminal),
             Self::Gpu(gpu) => gpu.run(global, terminal),

@@ -42,6 +42,10 @@ struct ResponseJson<'a> {
     backend: &'a str,
     model: &'a str,
     device: &'a str,
+    engine: &'a str,
+    precision: &'a str,
+    /// Why another backend or device answered than was asked for.
+    fallback: Option<&'a str>,
     index: &'a str,
     took_ms: f64,
     unembedded: u64,
@@ -98,13 +102,17 @@ fn print(terminal: &Terminal, query: &str, response: &SearchResponse) -> Result<
         terminal.hint("nothing found; try other words, fewer filters or a lower --min-score");
     } else {
         terminal.hint(&format!(
-            "{} in {:.1} ms: {} on {}, index {}",
+            "{} in {:.1} ms: {} by {} on {}, index {}",
             view::counted(response.hits.len() as u64, "result"),
             response.took.as_secs_f64() * 1000.0,
             response.model,
-            response.device.device,
+            response.backend,
+            view::ran_on(&response.device),
             response.index
         ));
+    }
+    if let Some(why) = &response.fallback {
+        terminal.warn(&format!("not what was asked for, but {} answered: {why}", response.backend));
     }
     if response.unembedded > 0 {
         terminal.warn(&format!(
@@ -129,6 +137,9 @@ fn print_json(terminal: &Terminal, query: &str, response: &SearchResponse) -> Re
         backend: &response.backend,
         model: &response.model,
         device: &response.device.device,
+        engine: &response.device.engine,
+        precision: &response.device.precision,
+        fallback: response.fallback.as_deref(),
         index: &response.index,
         took_ms: response.took.as_secs_f64() * 1000.0,
         unembedded: response.unembedded,

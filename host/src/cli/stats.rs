@@ -1,9 +1,11 @@
 use super::{
     Failure, Outcome,
     args::Global,
-    open_to_read,
+    cache, open_to_read,
     terminal::{BOLD, Terminal},
+    view,
 };
+use crate::embedding::{EmbeddingStatus, MemberStatus};
 use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -23,7 +25,18 @@ struct StatsJson {
     model: String,
     dim: usize,
     unembedded: u64,
+    cache: CacheJson,
+    embedding: EmbeddingStatus,
     layers: Vec<LayerJson>,
+}
+
+/// Embeddings on disk, and how often a look-up found one there or in memory.
+#[derive(Serialize)]
+struct CacheJson {
+    entries: u64,
+    bytes: u64,
+    hits: u64,
+    misses: u64,
 }
 
 #[derive(Serialize)]
@@ -54,6 +67,14 @@ impl Stats {
                 tail: index.map_or(0, |index| index.tail),
             }
         });
+        let cached = cache::on_disk(engine.setup());
+        let cache = cached.map_or(CacheJson { entries: 0, bytes: 0, hits: 0, misses: 0 }, |cached| {
+            // What memory misses is looked for on disk.
+            let (memory, disk) = (cached.memory_totals, cached.disk_totals);
+            let hits = memory.hits + disk.hits;
+            let misses = (memory.hits + memory.misses).saturating_sub(hits);
+            CacheJson { entries: cached.entries, bytes: cached.bytes, hits, misses }
+        });
         let json = StatsJson {
             database: engine.store().path().display().to_string(),
             database_bytes: stats.database_bytes,
@@ -64,6 +85,8 @@ impl Stats {
             model: embedding.info().model.clone(),
             dim: embedding.info().dim,
             unembedded: engine.unembedded()?,
+            cache,
+            embedding: embedding.status(),
             layers: layers.collect(),
         };
         if terminal.json {
@@ -84,6 +107,17 @@ fn print(terminal: &Terminal, stats: &StatsJson) -> Result<(), Failure> {
     ))?;
     if stats.unembedded > 0 {
         terminal.print(format_args!("{} records have no vector of this model", stats.unembedded))?;
+    }
+    let CacheJson { entries, bytes, hits, misses } = stats.cache;
+    terminal.print(format_args!(
+        "cache: {entries} embeddings on disk, {}; {}",
+        HumanBytes(bytes),
+        cache::answered(hits, misses)
+    ))?;
+    for MemberStatus { profile, state, device, last_error, .. } in &stats.embedding.members {
+        let device = device.as_ref().map(|device| format!(", {}", view::ran_on(device))).unwrap_or_default();
+        let error = last_error.as_ref().map(|error| format!("; {error}")).unwrap_or_default();
+        terminal.print(format_args!("embedding backend {profile}: {state}{device}{error}"))?;
     }
     terminal.print(format_args!(
         "\n{BOLD}{:<10} {:>9} {:>9}  {:<10} {:>9} {:>6}{BOLD:#}",

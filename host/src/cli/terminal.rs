@@ -1,13 +1,13 @@
 //! What reaches the user: answers, progress, hints, warnings and errors, each in its place.
 use super::{Failure, args::Global};
-use crate::config::LogLevel;
+use crate::{config::LogLevel, models};
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
 use magray_plugin_api::CallContext;
 use serde::Serialize;
 use std::{
     fmt,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
     sync::{
         Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -111,10 +111,18 @@ impl Terminal {
         print_above_bar(&format!("{RED}error:{RED:#} {text}"));
     }
 
-    /// Begins a line that the user ends.
-    pub(super) fn ask(&self, question: &str) {
+    /// Asks whether to do something that cannot be undone.
+    ///
+    /// Fails where nobody can answer.
+    pub(super) fn confirm(&self, what: &str) -> Result<bool, Failure> {
+        if !io::stdin().is_terminal() {
+            return Err(Failure::Usage(format!("this would {what}; add --yes to do it")));
+        }
         // Nobody can be told that stderr is closed.
-        let _ = write!(anstream::stderr(), "{question}");
+        let _ = write!(anstream::stderr(), "{what}? [y/N] ");
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).map_err(Failure::io("cannot read the answer"))?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
     /// Columns of the terminal, for wrapping; 100 where it is none.
@@ -124,10 +132,18 @@ impl Terminal {
 
     /// A bar on stderr, where that is a terminal and the user does not want quiet.
     pub(super) fn progress(&self, unit: &str) -> Progress {
+        self.bar(&format!("{{pos}}/{{len}} {unit}  {{per_sec}}"))
+    }
+
+    /// The same for bytes.
+    pub(super) fn progress_in_bytes(&self) -> Progress {
+        self.bar("{decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}")
+    }
+
+    fn bar(&self, counts: &str) -> Progress {
         let shown = !self.quiet && io::stderr().is_terminal();
         let bar = if shown { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        let template =
-            format!("{{bar:30.cyan/dim}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{wide_msg}}");
+        let template = format!("{{bar:30.cyan/dim}} {counts}  {{eta}} left  {{wide_msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style.progress_chars("━━─"));
         }
@@ -140,6 +156,15 @@ impl Terminal {
 /// A bar that leaves the screen when it is dropped.
 #[derive(Debug)]
 pub(super) struct Progress(pub(super) ProgressBar);
+
+impl Progress {
+    /// Shows how far the work on models is.
+    pub(super) fn show(&self, now: models::Progress<'_>) {
+        self.0.set_length(now.total);
+        self.0.set_position(now.done);
+        self.0.set_message(now.file.to_owned());
+    }
+}
 
 impl Drop for Progress {
     fn drop(&mut self) {

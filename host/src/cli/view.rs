@@ -1,6 +1,7 @@
 //! Records as users see them, in text and in JSON.
 use super::terminal::{BOLD, CYAN, DIM};
 use crate::store::Record;
+use magray_plugin_api::DeviceReport;
 use serde::Serialize;
 use std::{
     env,
@@ -47,6 +48,13 @@ impl<'a> From<&'a Record> for RecordJson<'a> {
             access_count: record.access_count,
         }
     }
+}
+
+/// Where an answer was computed, such as `cpu (avx2, f32)`.
+pub(super) fn ran_on(device: &DeviceReport) -> String {
+    let words = [&device.engine, &device.precision].map(String::as_str);
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    if words.is_empty() { device.device.clone() } else { format!("{} ({})", device.device, words.join(", ")) }
 }
 
 /// A time in milliseconds since 1970, as RFC 3339 in UTC.

@@ -20,8 +20,9 @@ pub use error::{ConfigError, Problem};
 pub use profile::{Profile, Profiles, Selected};
 pub use render::render_resolved;
 pub use schema::{
-    Ai, Cache, Config, DefaultLayer, Durability, Embedding, GpuConfig, Index, Ingest, LayerSettings, Layers,
-    Log, LogLevel, Memory, Plugins, ResourceManager, Store, default_cache_bytes,
+    Ai, Breaker, Cache, Choice, Config, DefaultLayer, Durability, Embedding, GpuConfig, Index, Ingest,
+    LayerSettings, Layers, Log, LogLevel, Memory, Pipeline, Plugins, ResourceManager, Store,
+    default_cache_bytes, gpu_batch,
 };
 pub use tree::Origin;
 pub use values::{Folder, Sha256, Ttl, Unfit};
@@ -114,6 +115,7 @@ fn resolve(
     let config = decode::decode(tree.clone(), &defaults, &mut problems);
     if let Some(config) = &config {
         problems.extend(config.contradictions().iter().map(|found| contradiction(found, &tree)));
+        problems.extend(circles(config, &tree));
     }
     match config {
         Some(config) if problems.is_empty() => Ok(Resolved { config, file, tree }),
@@ -141,6 +143,25 @@ pub fn user_file(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
 fn read(path: &Path) -> Result<String, Problem> {
     std::fs::read_to_string(path)
         .map_err(|error| Problem::new(path.display(), format!("cannot read the config file: {error}")))
+}
+
+/// Profiles that stand in for themselves. A list of stand-ins is taken as it is written, theirs are not added,
+/// so no longer circle can be.
+fn circles(config: &Config, tree: &Node) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (name, profile) in &config.ai.embedding.profiles {
+        let twice = |(at, other): (usize, &String)| other == name || profile.fallback[..at].contains(other);
+        if let Some((_, other)) = profile.fallback.iter().enumerate().find(|&entry| twice(entry)) {
+            let node = tree.get(&["ai", "embedding", "profiles", name, "fallback"]);
+            let origin = node.map_or(Origin::Default, |node| node.origin.clone());
+            let why = if other == name { "it is the profile itself" } else { "it is named twice" };
+            problems.push(Problem::at(
+                &origin,
+                format!("take '{other}' out of 'fallback' of [ai.embedding.profiles.{name}]: {why}"),
+            ));
+        }
+    }
+    problems
 }
 
 /// Blames the setting that was made last.

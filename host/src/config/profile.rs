@@ -14,6 +14,16 @@ pub struct Profile {
     /// Options of the component; only the plugin knows which there are.
     #[serde(default)]
     pub options: Map<String, Value>,
+    /// Profiles or components that stand in for it where it fails, in this order. Embedding only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<String>,
+}
+
+impl Profile {
+    /// The component of a plugin, without options.
+    pub(super) fn of(plugin: &str) -> Self {
+        Self { plugin: plugin.to_owned(), options: Map::new(), fallback: Vec::new() }
+    }
 }
 
 /// Profiles by name.
@@ -32,10 +42,7 @@ pub struct Selected {
 impl Selected {
     /// Picks a profile. A name without a table means the component of that name, without options.
     pub(super) fn pick(profiles: &Profiles, name: &str, shared: Map<String, Value>) -> Self {
-        let profile = profiles
-            .get(name)
-            .cloned()
-            .unwrap_or_else(|| Profile { plugin: name.to_owned(), options: Map::new() });
+        let profile = profiles.get(name).cloned().unwrap_or_else(|| Profile::of(name));
         Self { name: name.to_owned(), profile, shared }
     }
 
@@ -68,7 +75,7 @@ mod tests {
 
     fn selected(name: &str) -> Selected {
         let options = shared([("x", json!(1)), ("more", json!([true]))]);
-        let profiles = [("mine".to_owned(), Profile { plugin: "cpu".to_owned(), options })].into();
+        let profiles = [("mine".to_owned(), Profile { options, ..Profile::of("cpu") })].into();
         Selected::pick(&profiles, name, shared([("model", json!("m")), ("x", json!(2)), ("batch", json!(3))]))
     }
 

@@ -24,6 +24,8 @@ pub struct Config {
     pub plugins: Plugins,
     /// Reading of files.
     pub ingest: Ingest,
+    /// Fetching of models.
+    pub models: Models,
     /// Messages of the program.
     pub log: Log,
 }
@@ -53,6 +55,10 @@ pub struct Embedding {
     pub batch_size: usize,
     /// The GPU to use.
     pub gpu_config: GpuConfig,
+    /// Batching of the texts of all callers.
+    pub pipeline: Pipeline,
+    /// When a backend that fails is left alone.
+    pub breaker: Breaker,
     /// Embedding plugins with their options.
     pub profiles: Profiles,
 }
@@ -61,6 +67,13 @@ impl Embedding {
     /// The profile in force.
     pub fn selected(&self) -> Selected {
         self.profile(&self.profile)
+    }
+
+    /// The profile in force, and those that stand in for it where it fails.
+    pub fn chain(&self) -> Vec<Selected> {
+        let first = self.selected();
+        let others: Vec<_> = first.profile.fallback.iter().map(|name| self.profile(name)).collect();
+        std::iter::once(first).chain(others).collect()
     }
 
     /// The profile of this name, or the component of this name where there is no such profile.
@@ -72,8 +85,126 @@ impl Embedding {
             ("device_id", json!(self.gpu_config.device_id)),
             ("gpu_mem_limit", json!(self.gpu_config.gpu_mem_limit)),
         ];
-        Selected::pick(&self.profiles, name, shared(settings))
+        let mut shared = shared(settings);
+        shared.extend(self.pipeline.options(self.gpu_config.gpu_mem_limit));
+        Selected::pick(&self.profiles, name, shared)
     }
+}
+
+/// `[ai.embedding.pipeline]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// Milliseconds that an interactive request waits for company, at most.
+    #[serde(deserialize_with = "whole::<0, 1000, _, _>")]
+    pub max_wait_interactive_ms: u64,
+    /// Milliseconds that a bulk request waits for a full batch, at most.
+    #[serde(deserialize_with = "whole::<0, 10_000, _, _>")]
+    pub max_wait_bulk_ms: u64,
+    /// Texts of one urgency that may wait.
+    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
+    pub queue_texts: usize,
+    /// Bytes of their texts.
+    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
+    pub queue_bytes: usize,
+    /// Tokens of a batch at most; 0 goes by the device.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub token_budget: usize,
+    /// Calls of one backend at once.
+    #[serde(deserialize_with = "whole::<1, 64, _, _>")]
+    pub workers: usize,
+    /// Milliseconds after which a call of a backend counts as hung.
+    #[serde(deserialize_with = "whole::<1, 86_400_000, _, _>")]
+    pub call_timeout_ms: u64,
+    /// Execution streams of a GPU; 0 goes by its memory.
+    #[serde(deserialize_with = "whole::<0, 64, _, _>")]
+    pub streams: u32,
+    /// Whether batches go to a GPU through pinned memory.
+    pub use_pinned_memory: Choice,
+    /// Batches that are prepared while a GPU computes; 0 leaves it to the plugin.
+    #[serde(deserialize_with = "whole::<0, 16, _, _>")]
+    pub prefetch: u32,
+}
+
+impl Pipeline {
+    /// Options for plugins that have them. What goes by the memory of the GPU is left to the plugin where
+    /// `gpu_memory`, in bytes, is 0: unknown.
+    fn options(&self, gpu_memory: u64) -> Map<String, serde_json::Value> {
+        let known = gpu_memory > 0;
+        let streams = match self.streams {
+            0 => known.then(|| gpu_streams(gpu_memory)),
+            streams => Some(streams),
+        };
+        let pinned = match self.use_pinned_memory {
+            Choice::Auto => known.then_some(gpu_memory >= PINNED_FROM),
+            Choice::On => Some(true),
+            Choice::Off => Some(false),
+        };
+        let prefetch = Some(self.prefetch).filter(|&batches| batches > 0);
+        let options = [
+            ("streams", streams.map(|streams| json!(streams))),
+            ("use_pinned_memory", pinned.map(|pinned| json!(pinned))),
+            ("prefetch", prefetch.map(|batches| json!(batches))),
+        ];
+        options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
+/// GPU memory from which pinned memory pays.
+const PINNED_FROM: u64 = 8 * GIB;
+
+/// Execution streams for a GPU with `memory` bytes: 2 up to 4 GiB, 4 up to 8, 6 up to 16, else 8.
+fn gpu_streams(memory: u64) -> u32 {
+    match memory.div_ceil(GIB) {
+        0..=4 => 2,
+        5..=8 => 4,
+        9..=16 => 6,
+        _ => 8,
+    }
+}
+
+/// Texts of a batch for a GPU with `memory` bytes: 32 up to 4 GiB, 64 up to 8, 128 up to 16, else 256; 128
+/// where it is 0, unknown.
+pub fn gpu_batch(memory: u64) -> usize {
+    match memory.div_ceil(GIB) {
+        0 | 9..=16 => 128,
+        1..=4 => 32,
+        5..=8 => 64,
+        _ => 256,
+    }
+}
+
+/// Yes, no, or what suits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// What suits.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// `[ai.embedding.breaker]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Breaker {
+    /// Failures in a row after which a backend is left alone.
+    #[serde(deserialize_with = "whole::<1, 1000, _, _>")]
+    pub failures: u32,
+    /// Failed calls of the last `window`, in percent, after which it is too.
+    #[serde(deserialize_with = "whole::<1, 100, _, _>")]
+    pub error_rate_percent: u8,
+    /// Calls that the rate is taken over.
+    #[serde(deserialize_with = "whole::<1, 1000, _, _>")]
+    pub window: usize,
+    /// Milliseconds that a backend is left alone the first time.
+    #[serde(deserialize_with = "whole::<0, 86_400_000, _, _>")]
+    pub cool_down_ms: u64,
+    /// Milliseconds that it is left alone at most.
+    #[serde(deserialize_with = "whole::<0, 86_400_000, _, _>")]
+    pub max_cool_down_ms: u64,
 }
 
 /// `[ai.embedding.gpu_config]`
@@ -169,6 +300,17 @@ pub struct Cache {
     /// Seconds that an entry is good for; 0 is for ever.
     #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
     pub ttl_seconds: u64,
+    /// Whether embeddings are kept on disk too.
+    pub disk: bool,
+    /// Microseconds that a text takes to embed from which on the disk is worth a look.
+    #[serde(deserialize_with = "whole::<0, 1_000_000_000, _, _>")]
+    pub disk_min_us: u64,
+    /// Bytes on disk at most.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub disk_max_bytes: u64,
+    /// Entries on disk at most; 0 is no limit.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub disk_max_entries: u64,
     /// Cache policy plugins with their options.
     pub profiles: Profiles,
 }
@@ -250,9 +392,19 @@ pub struct Plugins {
     pub allow: Vec<Sha256>,
     /// Whether an unknown file is first loaded in a child process.
     pub probe: bool,
-    /// Threads that each plugin may keep busy; 0 is one a core.
-    #[serde(deserialize_with = "whole::<0, 1024, _, _>")]
+    /// Threads that a plugin may keep busy; 0 is one for each core.
+    #[serde(deserialize_with = "whole::<0, 4096, _, _>")]
     pub threads: usize,
+}
+
+impl Plugins {
+    /// Threads that a plugin may keep busy.
+    pub fn thread_budget(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        }
+    }
 }
 
 /// `[ingest]`
@@ -265,6 +417,21 @@ pub struct Ingest {
     /// Bytes of a file at most; larger ones are skipped.
     #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
     pub max_file_bytes: u64,
+}
+
+/// `[models]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    /// Attempts after one that brought nothing.
+    #[serde(deserialize_with = "whole::<0, 100, _, _>")]
+    pub retries: u64,
+    /// Milliseconds to wait before the first of them.
+    #[serde(deserialize_with = "whole::<0, 60_000, _, _>")]
+    pub retry_wait_ms: u64,
+    /// Milliseconds without a byte after which a server counts as gone.
+    #[serde(deserialize_with = "whole::<1, 3_600_000, _, _>")]
+    pub timeout_ms: u64,
 }
 
 /// `[log]`
@@ -360,6 +527,13 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn streams_and_batches_follow_the_memory_of_the_gpu() {
+        let table = [4, 5, 8, 9, 16, 17].map(|gib| (gpu_streams(gib * GIB), gpu_batch(gib * GIB)));
+        assert_eq!(table, [(2, 32), (4, 64), (4, 64), (6, 128), (6, 128), (8, 256)]);
+        assert_eq!(gpu_batch(0), 128);
+    }
 
     #[test]
     fn cache_size_follows_memory() {

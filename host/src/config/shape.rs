@@ -35,7 +35,7 @@ impl Shape {
                 entries
                     .iter()
                     .map(|(key, node)| {
-                        let shape = if key == "profiles" { Self::profiles() } else { Self::of(node) };
+                        let shape = if key == "profiles" { Self::profiles(node) } else { Self::of(node) };
                         (key.clone(), shape)
                     })
                     .collect(),
@@ -45,9 +45,18 @@ impl Shape {
         }
     }
 
-    fn profiles() -> Self {
-        let profile = [("plugin", Self::Text), ("options", Self::Free)];
-        Self::Profiles(Box::new(Self::Table(profile.map(|(key, shape)| (key.to_owned(), shape)).into())))
+    /// A profile has the keys that the default ones have, and options of any name.
+    fn profiles(defaults: &Node) -> Self {
+        let mut keys = BTreeMap::new();
+        if let Tree::Table(profiles) = &defaults.tree {
+            for profile in profiles.values() {
+                if let Self::Table(entries) = Self::of(profile) {
+                    keys.extend(entries);
+                }
+            }
+        }
+        keys.insert("options".to_owned(), Self::Free);
+        Self::Profiles(Box::new(Self::Table(keys)))
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Self> {

@@ -1,15 +1,23 @@
-//! The in-memory cache of vectors. The policy plugin decides what goes; the values are here.
-use magray_plugin_api::{Error, ErrorCode, Result, Role, host::ContainedPolicy};
+//! The cache of vectors: a level in memory and, where there is one, a level on disk. The policy
+//! plugin decides what goes from memory; the values are here.
+use crate::store::{CacheCounts, CacheKey, CacheSpace, DiskCache};
+use magray_plugin_api::{EmbedderInfo, Error, ErrorCode, Result, Role, host::ContainedPolicy};
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 /// Bytes that an entry takes beside its vector: keys and table slots, in the host and the policy.
-const ENTRY_OVERHEAD: usize = 96;
+const ENTRY_OVERHEAD: usize = 104;
+/// Entries for which room is made at once, so that a full cache that is written to all the time does
+/// not evict for each; never more than a tenth of what is held.
+const EVICT_BATCH: usize = 500;
 
-/// How much the cache may hold.
+/// How much the level in memory may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheLimits {
     /// Bytes of vectors and their keys.
@@ -18,53 +26,114 @@ pub struct CacheLimits {
     pub max_entries: usize,
 }
 
+/// What the level in memory holds, and what it did.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct MemoryCacheStats {
+    pub entries: u64,
+    /// Bytes of vectors and their keys.
+    pub bytes: u64,
+    pub counts: CacheCounts,
+}
+
 /// Vectors by space, role and text, bounded by bytes and entries.
 ///
-/// Threads: any; one lock.
+/// Threads: any; one lock for the level in memory, and one for the level on disk.
 #[expect(missing_debug_implementations, reason = "a policy has nothing to show")]
 pub struct EmbeddingCache {
     limits: CacheLimits,
     start: Instant,
     held: Mutex<Held>,
+    disk: Option<Disk>,
+}
+
+/// The level on disk.
+struct Disk {
+    cache: DiskCache,
+    /// That of the vectors that go there; none before it is known.
+    space: Option<Arc<CacheSpace>>,
+    /// A text that is computed quicker than this is not worth a look at the disk.
+    min_cost: Duration,
+    /// Nanoseconds that the last texts took to compute; nothing is known at first.
+    cost_ns: AtomicU64,
+}
+
+impl Disk {
+    fn is_worth_it(&self) -> bool {
+        u128::from(self.cost_ns.load(Ordering::Relaxed)) >= self.min_cost.as_nanos()
+    }
 }
 
 struct Held {
-    /// None after it panicked: the cache is then off.
+    /// None after it panicked: the level is then off.
     policy: Option<ContainedPolicy>,
     entries: HashMap<u64, Entry>,
     bytes: u64,
+    counts: CacheCounts,
 }
 
 struct Entry {
     /// The policy sees 64 bits of the key; the other half tells two texts apart that share them.
     check: u64,
+    /// When it is too old, whatever the policy says: it had an age when it came from disk.
+    expires_ms: u64,
     vector: Box<[f32]>,
 }
 
-/// A text's name in the cache.
-pub(super) struct Key {
-    id: u64,
-    check: u64,
-}
-
 /// The key of a text in a space.
-pub(super) fn key(space: &[u8; 32], role: Role, text: &str) -> Key {
+pub(super) fn key(space: &[u8; 32], role: Role, text: &str) -> CacheKey {
     let mut hasher = blake3::Hasher::new();
     hasher.update(space).update(&[role as u8]).update(text.as_bytes());
     let mut bytes = [0; 16];
     hasher.finalize_xof().fill(&mut bytes);
     let half = |at: usize| bytes[at..at + 8].iter().fold(0, |number, &byte| number << 8 | u64::from(byte));
-    Key { id: half(0), check: half(8) }
+    CacheKey { id: half(0), check: half(8) }
 }
 
 impl EmbeddingCache {
-    /// An empty cache ruled by `policy`.
+    /// An empty cache in memory, ruled by `policy`.
     pub fn new(mut policy: ContainedPolicy, limits: CacheLimits) -> Self {
         let granted = policy.on_capacity(limits.max_bytes);
-        let held = Held { policy: Some(policy), entries: HashMap::new(), bytes: 0 };
-        let cache = Self { limits, start: Instant::now(), held: Mutex::new(held) };
+        let counts = CacheCounts::default();
+        let held = Held { policy: Some(policy), entries: HashMap::new(), bytes: 0, counts };
+        let cache = Self { limits, start: Instant::now(), held: Mutex::new(held), disk: None };
         cache.held().settle(granted);
         cache
+    }
+
+    /// Puts a level on disk behind it. It is used while a text takes at least `min_cost` to compute.
+    #[must_use]
+    pub fn with_disk(mut self, cache: DiskCache, min_cost: Duration) -> Self {
+        self.disk = Some(Disk { cache, space: None, min_cost, cost_ns: AtomicU64::new(u64::MAX) });
+        self
+    }
+
+    /// Tells it whose vectors it holds.
+    pub(super) fn of(mut self, info: &EmbedderInfo) -> Self {
+        if let Some(disk) = &mut self.disk {
+            let space = CacheSpace { digest: info.space, model: info.model.clone(), dim: info.dim };
+            disk.space = Some(Arc::new(space));
+        }
+        self
+    }
+
+    /// Tells it that the backend took so long for so many texts, without any wait for its turn.
+    pub(super) fn note_cost(&self, texts: usize, took: Duration) {
+        if let (Some(disk), true) = (&self.disk, texts > 0) {
+            let each = took.as_nanos() / texts as u128;
+            disk.cost_ns.store(u64::try_from(each).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// What the level in memory holds, and what it did.
+    pub fn memory(&self) -> MemoryCacheStats {
+        let held = self.held();
+        MemoryCacheStats { entries: held.entries.len() as u64, bytes: held.bytes, counts: held.counts }
+    }
+
+    /// The level on disk.
+    pub fn disk(&self) -> Option<&DiskCache> {
+        self.disk.as_ref().map(|disk| &disk.cache)
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -72,25 +141,33 @@ impl EmbeddingCache {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.start.elapsed())
     }
 
-    /// Copies the vector of `key` into `out`, where it is held.
-    pub(super) fn get(&self, key: &Key, out: &mut [f32]) -> bool {
-        let mut held = self.held();
-        // Out of date is for the policy to say, so it is asked before the entry is trusted.
-        held.evict(0, self.now_ms());
-        let found = held.entries.get(&key.id).filter(|entry| entry.check == key.check);
-        let Some(entry) = found else { return false };
-        out.copy_from_slice(&entry.vector);
-        let now_ms = self.now_ms();
-        let told = held.policy.as_mut().map_or(Ok(()), |policy| policy.on_hit(key.id, now_ms));
-        held.settle(told);
+    /// Copies the vector of `key` into `out`, where a level holds it.
+    pub(super) fn get(&self, key: &CacheKey, out: &mut [f32]) -> bool {
+        if self.held().get(key, out, self.now_ms()) {
+            return true;
+        }
+        let Some(Disk { cache, .. }) = self.disk.as_ref().filter(|disk| disk.is_worth_it()) else {
+            return false;
+        };
+        let Some(left) = cache.get(*key, out) else { return false };
+        self.hold(key, out, self.now_ms().saturating_add(millis(left)));
         true
     }
 
     /// Holds `vector` under `key`, dropping what the policy names to make room.
-    pub(super) fn insert(&self, key: &Key, vector: &[f32]) {
+    pub(super) fn insert(&self, key: &CacheKey, vector: &[f32]) {
+        self.hold(key, vector, u64::MAX);
+        if let Some(Disk { cache, space: Some(space), .. }) =
+            self.disk.as_ref().filter(|disk| disk.is_worth_it())
+        {
+            cache.put(space, *key, vector);
+        }
+    }
+
+    fn hold(&self, key: &CacheKey, vector: &[f32], expires_ms: u64) {
         let weight = weight(vector);
         let mut held = self.held();
         let Some(policy) = &mut held.policy else { return };
@@ -100,17 +177,28 @@ impl EmbeddingCache {
         if held.policy.is_none() {
             return;
         }
-        let entry = Entry { check: key.check, vector: vector.into() };
+        held.counts.insertions += 1;
+        let entry = Entry { check: key.check, expires_ms, vector: vector.into() };
         if held.entries.insert(key.id, entry).is_none() {
             held.bytes += weight;
         }
         let over = held.bytes.saturating_sub(self.limits.max_bytes);
         let crowd = held.entries.len().saturating_sub(self.limits.max_entries) as u64;
         if over > 0 || crowd > 0 {
-            held.evict(over.max(crowd * weight), now_ms);
+            let batch = (EVICT_BATCH - 1).min(held.entries.len() / 10) as u64;
+            let evicted = held.evict(over.max(crowd * weight) + batch * weight, now_ms);
+            held.counts.evictions += evicted;
         }
         if held.bytes > self.limits.max_bytes || held.entries.len() > self.limits.max_entries {
             held.settle(Err(Error::new(ErrorCode::INTERNAL, "it makes no room")));
+        }
+    }
+}
+
+impl Drop for EmbeddingCache {
+    fn drop(&mut self) {
+        if let Some(Disk { cache, .. }) = &self.disk {
+            cache.add_memory_counts(&self.held().counts);
         }
     }
 }
@@ -120,21 +208,45 @@ fn weight(vector: &[f32]) -> u64 {
     (size_of_val(vector) + ENTRY_OVERHEAD) as u64
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Held {
-    fn evict(&mut self, bytes: u64, now_ms: u64) {
-        let Self { policy: Some(policy), entries, bytes: held } = self else { return };
+    fn get(&mut self, key: &CacheKey, out: &mut [f32], now_ms: u64) -> bool {
+        // Out of date is for the policy to say, so it is asked before the entry is trusted.
+        let expired = self.evict(0, now_ms);
+        self.counts.expired += expired;
+        let found = self.entries.get(&key.id).filter(|entry| entry.check == key.check);
+        let Some(entry) = found.filter(|entry| now_ms < entry.expires_ms) else {
+            self.counts.misses += 1;
+            return false;
+        };
+        out.copy_from_slice(&entry.vector);
+        self.counts.hits += 1;
+        let told = self.policy.as_mut().map_or(Ok(()), |policy| policy.on_hit(key.id, now_ms));
+        self.settle(told);
+        true
+    }
+
+    /// Drops what the policy names; returns how many.
+    fn evict(&mut self, bytes: u64, now_ms: u64) -> u64 {
+        let Self { policy: Some(policy), entries, bytes: held, .. } = self else { return 0 };
+        let mut dropped = 0;
         let told = policy.evict(bytes, now_ms, |key| {
             if let Some(entry) = entries.remove(&key) {
                 *held -= weight(&entry.vector);
+                dropped += 1;
             }
         });
         self.settle(told);
+        dropped
     }
 
-    /// A policy that failed no longer knows what is held: go on without a cache.
+    /// A policy that failed no longer knows what is held: go on without this level.
     fn settle(&mut self, told: Result<()>) {
         if let Err(error) = told {
-            tracing::warn!("the cache policy failed and the cache is now off: {error}");
+            tracing::warn!("the cache policy failed and the in-memory cache is now off: {error}");
             self.policy = None;
             self.entries = HashMap::new();
             self.bytes = 0;
@@ -145,7 +257,11 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::{PluginOptions, Plugins};
+    use crate::{
+        plugins::{PluginOptions, Plugins},
+        store::DiskCacheOptions,
+    };
+    use std::path::Path;
 
     const SPACE: [u8; 32] = [1; 32];
 
@@ -197,6 +313,84 @@ mod tests {
             assert_eq!(get(&cache, "49"), Some([1.0, 49.0]));
             assert_eq!(get(&cache, "0"), None);
         }
+    }
+
+    #[test]
+    fn room_is_made_for_many_at_once() {
+        let cache = cache(1 << 20, 1000);
+        (0..1001).for_each(|text| put(&cache, &text.to_string(), [1.0, text as f32]));
+        let memory = cache.memory();
+        assert_eq!((memory.entries, memory.counts.evictions), (900, 101));
+        assert_eq!((get(&cache, "100"), get(&cache, "101")), (None, Some([1.0, 101.0])));
+        assert_eq!(memory.bytes, 900 * weight(&[0.0; 2]));
+    }
+
+    #[test]
+    fn what_it_does_is_counted() {
+        let cache = cache(1 << 20, 3);
+        put(&cache, "a", [1.0, 2.0]);
+        get(&cache, "a");
+        get(&cache, "b");
+        (0..5).for_each(|text| put(&cache, &text.to_string(), [1.0, 1.0]));
+        let counts = CacheCounts { hits: 1, misses: 1, insertions: 6, evictions: 3, expired: 0 };
+        assert_eq!(cache.memory().counts, counts);
+    }
+
+    fn with_disk(folder: &Path, max_entries: usize, ttl: Option<Duration>) -> EmbeddingCache {
+        let options = DiskCacheOptions { ttl, max_bytes: u64::MAX, max_entries: u64::MAX };
+        let disk = DiskCache::new(&folder.join("cache.db"), options);
+        let info = EmbedderInfo { dim: 2, max_tokens: 9, max_batch: 9, model: "m".to_owned(), space: SPACE };
+        cache(1 << 20, max_entries).with_disk(disk, Duration::from_micros(50)).of(&info)
+    }
+
+    #[test]
+    fn what_is_not_in_memory_comes_from_disk_and_stays_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = with_disk(folder.path(), 10, None);
+        put(&cache, "a", [0.5, 0.25]);
+        assert_eq!(get(&cache, "a"), Some([0.5, 0.25]));
+        drop(cache);
+        let cache = with_disk(folder.path(), 10, None);
+        assert_eq!(get(&cache, "a"), Some([0.5, 0.25]));
+        assert_eq!(get(&cache, "a"), Some([0.5, 0.25]));
+        assert_eq!(get(&cache, "b"), None);
+        let disk = cache.disk().unwrap();
+        assert_eq!((disk.counts().hits, disk.counts().misses), (1, 1));
+        assert_eq!((cache.memory().counts.hits, cache.memory().counts.misses), (1, 2));
+        // What it did before it was dropped is in the totals.
+        let totals = disk.stats().unwrap().memory_totals;
+        assert_eq!((totals.hits, totals.misses, totals.insertions), (1, 0, 1));
+    }
+
+    #[test]
+    fn what_is_quick_to_compute_is_not_looked_for_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = with_disk(folder.path(), 10, None);
+        assert_eq!(get(&cache, "a"), None);
+        cache.note_cost(1000, Duration::from_millis(1));
+        put(&cache, "a", [0.5, 0.25]);
+        assert_eq!(get(&cache, "b"), None);
+        drop(cache);
+        assert!(!folder.path().join("cache.db").exists());
+
+        let cache = with_disk(folder.path(), 10, None);
+        cache.note_cost(10, Duration::from_millis(1));
+        put(&cache, "a", [0.5, 0.25]);
+        drop(cache);
+        assert_eq!(get(&with_disk(folder.path(), 10, None), "a"), Some([0.5, 0.25]));
+    }
+
+    #[test]
+    fn what_came_from_disk_is_no_younger_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        put(&with_disk(folder.path(), 10, None), "a", [0.5, 0.25]);
+        let cache = with_disk(folder.path(), 10, Some(Duration::from_secs(1000)));
+        assert!(get(&cache, "a").is_some());
+        let expires_ms = cache.held().entries[&key(&SPACE, Role::Query, "a").id].expires_ms;
+        assert!(expires_ms <= cache.now_ms() + 1_000_000, "{expires_ms}");
+        cache.held().entries.values_mut().for_each(|entry| entry.expires_ms = 0);
+        let mut out = [0.0; 2];
+        assert!(!cache.held().get(&key(&SPACE, Role::Query, "a"), &mut out, 1));
     }
 
     #[test]

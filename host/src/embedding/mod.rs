@@ -1,15 +1,41 @@
-//! Texts to vectors: one embedding backend behind the cache, its answers checked.
+//! Texts to vectors: the cache, then one pipeline that batches the texts of all callers, then a chain of
+//! backends that stand in for one another. Their answers are checked.
+mod batch;
+mod breaker;
 mod cache;
+mod chain;
+mod member;
+mod metrics;
+mod parity;
+mod pipeline;
+#[cfg(test)]
+mod tests;
 
-pub use cache::{CacheLimits, EmbeddingCache};
+pub use batch::Urgency;
+pub use breaker::BreakerOptions;
+pub use cache::{CacheLimits, EmbeddingCache, MemoryCacheStats};
+pub use member::{Candidate, Made, Make, MemberStatus};
+pub use metrics::Counters;
+pub use parity::Gate;
+pub use pipeline::PipelineOptions;
 
-use magray_plugin_api::{CallContext, Embedder, EmbedderInfo, Error as ApiError, Role};
+use crate::{plugins::PluginError, store::StoreError};
+use chain::{Chain, Clock};
+use magray_plugin_api::{CallContext, DeviceReport, Embedder, EmbedderInfo, Error as ApiError, Role};
+use metrics::Metrics;
+use pipeline::Pipeline;
+use serde::Serialize;
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// The widest vector that is believed; models have some thousand numbers at most.
 const MAX_DIM: usize = 1 << 16;
 
 /// Why texts have no vectors.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum EmbeddingError {
     #[error("the embedding backend '{backend}' failed: {error}")]
@@ -18,53 +44,155 @@ pub enum EmbeddingError {
         "the embedding backend '{backend}' is broken: {fault}; run `magray plugin list` to see where it comes from"
     )]
     Broken { backend: String, fault: String },
+    #[error(
+        "the embedding backend '{backend}' hangs: a call has not returned in [ai.embedding.pipeline] call_timeout_ms"
+    )]
+    Hung { backend: String },
+    #[error("{0}")]
+    Start(Arc<PluginError>),
+    #[error(
+        "the embedding backend '{backend}' cannot stand in for '{first}': its vectors are of another space (model {model}, not {first_model}); give both the same model, or take it out of `fallback`"
+    )]
+    OtherSpace { backend: String, model: String, first: String, first_model: String },
+    #[error(
+        "the embedding backend '{backend}' does not compute what '{reference}' computes with the model {model}: for \"{probe}\" the cosine is {cosine:.4}, and {least} is the least; use one of the two only"
+    )]
+    Disagrees { backend: String, reference: String, model: String, probe: String, cosine: f32, least: f32 },
+    #[error("no embedding backend is left: {failures}")]
+    NoneLeft { failures: String },
+    #[error("too busy: {waiting} texts wait to be embedded; try again in {:.1} s", retry_after.as_secs_f32())]
+    Overloaded { waiting: usize, retry_after: Duration },
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
-/// An embedding backend with the cache in front of it.
+/// How an [`Embedding`] works.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddingOptions {
+    /// How texts are batched.
+    pub pipeline: PipelineOptions,
+    /// When a backend is left alone.
+    pub breaker: BreakerOptions,
+    /// How long a call of a backend may take before it counts as hung.
+    pub call_timeout: Duration,
+}
+
+/// Embedding backends of one space with the pipeline and the cache in front of them.
 ///
-/// Threads: any number of calls at once.
+/// Threads: any number of calls at once. Backends are called on threads of the pipeline, one unless the
+/// options say otherwise.
 #[expect(missing_debug_implementations, reason = "a backend has nothing to show")]
 pub struct Embedding {
-    backend: String,
-    embedder: Box<dyn Embedder>,
+    info: EmbedderInfo,
+    chain: Arc<Chain>,
+    pipeline: Pipeline,
     cache: EmbeddingCache,
 }
 
+/// Vectors, and who computed them.
+#[expect(missing_docs, reason = "Served's")]
+#[derive(Debug)]
+pub struct Embedded {
+    /// `[texts, dim]` row-major: unit vectors, or zero where the model knows no word of the text.
+    pub vectors: Vec<f32>,
+    pub backend: String,
+    /// The device that ran.
+    pub device: DeviceReport,
+    /// Why it was not the backend or the device that was asked for; none where it was.
+    pub fallback: Option<String>,
+}
+
+/// How the backends are, and what they have done.
+#[derive(Clone, Debug, Serialize)]
+pub struct EmbeddingStatus {
+    /// The profile that the next call will ask; none where all hang.
+    pub serving: Option<String>,
+    /// The backends, in the order in which they are asked.
+    pub members: Vec<MemberStatus>,
+    /// What was counted since the start.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// Who computed vectors.
+#[derive(Clone)]
+struct Served {
+    profile: Arc<str>,
+    /// Why it was not the first of the chain.
+    fallback: Option<Arc<str>>,
+    embedder: Arc<dyn Embedder>,
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served").field("profile", &self.profile).finish_non_exhaustive()
+    }
+}
+
 impl Embedding {
-    /// Puts `cache` in front of `embedder`; `backend` names it in messages.
+    /// Loads the first of `candidates` that can be had; the others stand in for it where it fails. The
+    /// `gate` is asked before any of them is used.
     ///
     /// # Errors
-    /// [`EmbeddingError::Broken`] where the backend contradicts its contract.
+    /// Why none can be had.
     pub fn new(
-        backend: &str,
-        embedder: Box<dyn Embedder>,
+        candidates: Vec<Candidate>,
+        gate: Option<Gate>,
         cache: EmbeddingCache,
+        options: &EmbeddingOptions,
     ) -> Result<Self, EmbeddingError> {
-        let info = embedder.info();
-        if !(1..=MAX_DIM).contains(&info.dim) || info.max_batch == 0 {
-            let fault = format!("it reports a width of {} and batches of {}", info.dim, info.max_batch);
-            return Err(EmbeddingError::Broken { backend: backend.to_owned(), fault });
-        }
-        Ok(Self { backend: backend.to_owned(), embedder, cache })
+        Self::with_clock(candidates, gate, cache, options, Arc::new(Instant::now))
+    }
+
+    fn with_clock(
+        candidates: Vec<Candidate>,
+        gate: Option<Gate>,
+        cache: EmbeddingCache,
+        options: &EmbeddingOptions,
+        clock: Clock,
+    ) -> Result<Self, EmbeddingError> {
+        let chain = Chain::new(candidates, gate, options.breaker, options.call_timeout, clock);
+        let info = chain.start()?;
+        let pipeline = Pipeline::new(chain.clone(), options.pipeline);
+        let cache = cache.of(&info);
+        Ok(Self { info, chain, pipeline, cache })
     }
 
     /// Width, limits and space.
     pub fn info(&self) -> &EmbedderInfo {
-        self.embedder.info()
+        &self.info
     }
 
-    /// The name that it was chosen by.
+    /// The name that it was chosen by: that of the first backend.
     pub fn backend(&self) -> &str {
-        &self.backend
+        self.chain.members.first().map_or("", |member| &member.profile)
     }
 
-    /// The backend itself.
-    pub fn embedder(&self) -> &dyn Embedder {
-        &*self.embedder
+    /// The cache in front of it.
+    pub fn cache(&self) -> &EmbeddingCache {
+        &self.cache
+    }
+
+    /// The device of the backend that the next call will ask.
+    pub fn device(&self) -> DeviceReport {
+        self.chain.serving().map(|(_, backend)| backend.embedder.device()).unwrap_or_default()
+    }
+
+    /// How the backends are, and what they have done.
+    pub fn status(&self) -> EmbeddingStatus {
+        let serving = self.chain.serving().map(|(place, _)| self.chain.members[place].profile.to_string());
+        let members = self.chain.members.iter().map(member::Member::status).collect();
+        EmbeddingStatus { serving, members, counters: self.chain.metrics.snapshot() }
+    }
+
+    /// From now on the next backend of the chain is loaded and warm before it is needed. For programs that
+    /// live long enough to need it.
+    pub fn keep_standby(&self) {
+        self.chain.keep_standby();
     }
 
     /// The vectors of `texts`, `[texts.len(), dim]` row-major: unit vectors, or zero where the
-    /// model knows no word of the text.
+    /// model knows no word of the text. For bulk work, see [`Urgency`].
     ///
     /// # Errors
     /// [`EmbeddingError`].
@@ -74,8 +202,42 @@ impl Embedding {
         texts: &[&str],
         role: Role,
     ) -> Result<Vec<f32>, EmbeddingError> {
-        let dim = self.info().dim;
-        let keys: Vec<_> = texts.iter().map(|text| cache::key(&self.info().space, role, text)).collect();
+        Ok(self.embed_by(cx, texts, role, Urgency::Bulk)?.0)
+    }
+
+    /// As [`Self::embed`], for somebody who waits for it, and says who answered.
+    ///
+    /// # Errors
+    /// [`EmbeddingError`], among them `Overloaded`.
+    pub fn answer(
+        &self,
+        cx: &dyn CallContext,
+        texts: &[&str],
+        role: Role,
+    ) -> Result<Embedded, EmbeddingError> {
+        let (vectors, served) = self.embed_by(cx, texts, role, Urgency::Interactive)?;
+        // What the cache knew was computed by one that agrees with the one that serves.
+        let served = served
+            .or_else(|| self.chain.serving().map(|(place, backend)| self.chain.served_by(place, &backend)));
+        let device = served.as_ref().map(|served| served.embedder.device()).unwrap_or_default();
+        let of_device = (!device.fallback_reason.is_empty()).then(|| device.fallback_reason.clone());
+        Ok(Embedded {
+            vectors,
+            backend: served.as_ref().map_or(self.backend(), |served| &served.profile).to_owned(),
+            fallback: served.and_then(|served| Some(served.fallback?.to_string())).or(of_device),
+            device,
+        })
+    }
+
+    fn embed_by(
+        &self,
+        cx: &dyn CallContext,
+        texts: &[&str],
+        role: Role,
+        urgency: Urgency,
+    ) -> Result<(Vec<f32>, Option<Served>), EmbeddingError> {
+        let dim = self.info.dim;
+        let keys: Vec<_> = texts.iter().map(|text| cache::key(&self.info.space, role, text)).collect();
         let mut vectors = vec![0.0; texts.len() * dim];
         let mut missing = Vec::new();
         for (row, (key, out)) in keys.iter().zip(vectors.chunks_exact_mut(dim)).enumerate() {
@@ -83,41 +245,41 @@ impl Embedding {
                 missing.push(row);
             }
         }
+        Metrics::add(&self.chain.metrics.cache_hits, texts.len() - missing.len());
+        if missing.is_empty() {
+            return Ok((vectors, None));
+        }
         let texts: Vec<&str> = missing.iter().map(|&row| texts[row]).collect();
-        let computed = self.compute(cx, &texts, role)?;
-        for (&row, vector) in missing.iter().zip(computed.chunks_exact(dim)) {
-            vectors[row * dim..][..dim].copy_from_slice(vector);
-            self.cache.insert(&keys[row], vector);
-        }
-        Ok(vectors)
-    }
-
-    fn compute(&self, cx: &dyn CallContext, texts: &[&str], role: Role) -> Result<Vec<f32>, EmbeddingError> {
-        let EmbedderInfo { dim, max_batch, .. } = *self.info();
-        // What the backend does not write stays NaN, and is found.
-        let mut vectors = vec![f32::NAN; texts.len() * dim];
-        for (texts, out) in texts.chunks(max_batch).zip(vectors.chunks_mut(max_batch.saturating_mul(dim))) {
-            self.embedder
-                .embed(cx, texts, role, out)
-                .map_err(|error| EmbeddingError::Backend { backend: self.backend.clone(), error })?;
-            self.check(out)?;
-        }
-        Ok(vectors)
-    }
-
-    fn check(&self, vectors: &[f32]) -> Result<(), EmbeddingError> {
-        for vector in vectors.chunks_exact(self.info().dim) {
-            let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
-            if norm.is_finite() && (norm == 0.0 || (norm - 1.0).abs() < 0.01) {
-                continue;
+        let mut served = None;
+        let start = Instant::now();
+        let parts = self.pipeline.embed(cx, &texts, role, urgency)?;
+        self.cache.note_cost(texts.len(), start.elapsed());
+        for part in parts {
+            let computed = part.vectors[part.first * dim..].chunks_exact(dim);
+            for (&at, vector) in part.rows.iter().zip(computed) {
+                let row = missing[at as usize];
+                vectors[row * dim..][..dim].copy_from_slice(vector);
+                self.cache.insert(&keys[row], vector);
             }
-            let fault = if norm.is_finite() {
-                format!("it returned a vector of length {norm:.3} where 1 is due")
-            } else {
-                "it returned a vector with NaN, or left some of it unwritten".to_owned()
-            };
-            return Err(EmbeddingError::Broken { backend: self.backend.clone(), fault });
+            served = Some(part.served);
         }
-        Ok(())
+        Ok((vectors, served))
     }
+}
+
+/// Whether each of the vectors, `[n, dim]`, is written and of length 1, or zero.
+fn check_vectors(backend: &str, vectors: &[f32], dim: usize) -> Result<(), EmbeddingError> {
+    for vector in vectors.chunks_exact(dim) {
+        let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
+        if norm.is_finite() && (norm == 0.0 || (norm - 1.0).abs() < 0.01) {
+            continue;
+        }
+        let fault = if norm.is_finite() {
+            format!("it returned a vector of length {norm:.3} where 1 is due")
+        } else {
+            "it returned a vector with NaN, or left some of it unwritten".to_owned()
+        };
+        return Err(EmbeddingError::Broken { backend: backend.to_owned(), fault });
+    }
+    Ok(())
 }

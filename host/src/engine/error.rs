@@ -35,7 +35,10 @@ impl From<EmbeddingError> for EngineError {
             EmbeddingError::Backend { error: call, .. } if call.code() == ErrorCode::CANCELLED => {
                 Self::Interrupted
             }
-            _ => Self::Embedding(error),
+            _ => match error {
+                EmbeddingError::Store(error) => Self::Store(error),
+                error => Self::Embedding(error),
+            },
         }
     }
 }

@@ -126,6 +126,7 @@ impl Engine {
     ) -> Result<IndexReport, EngineError> {
         let mut report = IndexReport::default();
         let listing = self.list(cx, request, &mut report)?;
+        self.embedding()?.keep_standby();
         let mut state = IndexProgress { total: listing.files.len(), ..IndexProgress::default() };
         progress(state);
         self.index_each(cx, request, &listing.files, &mut report, &mut |files, chunks| {

@@ -1,5 +1,6 @@
 //! The one facade that the command line, and every later way in, uses.
 mod add;
+mod backends;
 mod error;
 mod index_files;
 mod search;
@@ -14,7 +15,7 @@ pub use setup::{Setup, default_data_dir};
 
 use crate::{
     config::LayerSettings,
-    embedding::{CacheLimits, Embedding, EmbeddingCache},
+    embedding::{CacheLimits, Embedding, EmbeddingCache, Gate},
     indexing::{IndexOptions, Indexes},
     plugins::Plugins,
     store::{self, Layer, SpaceId, Store, StoreOptions},
@@ -113,9 +114,9 @@ impl Engine {
 
     fn load(&self) -> Result<Vectors, EngineError> {
         let config = &self.setup.config;
-        let profile = &config.ai.embedding.profile;
-        let embedder = self.setup.embedder(&self.plugins, profile)?;
-        let embedding = Embedding::new(profile, embedder, self.cache()?)?;
+        let gate = Gate::new(self.store.clone());
+        let candidates = backends::candidates(config, &self.plugins)?;
+        let embedding = Embedding::new(candidates, Some(gate), self.cache()?, &backends::options(config))?;
 
         let info = embedding.info();
         let space = self.store.space(info.space, &info.model, info.dim)?;
@@ -146,8 +147,13 @@ impl Engine {
             0 => usize::MAX,
             entries => usize::try_from(entries).unwrap_or(usize::MAX),
         };
-        let limits = CacheLimits { max_bytes: settings.max_bytes(total_memory()), max_entries };
-        Ok(EmbeddingCache::new(policy, limits))
+        let limits = CacheLimits { max_bytes: self.setup.cache_bytes(), max_entries };
+        let cache = EmbeddingCache::new(policy, limits);
+        if !settings.disk {
+            return Ok(cache);
+        }
+        let min_cost = Duration::from_micros(settings.disk_min_us);
+        Ok(cache.with_disk(self.setup.disk_cache(), min_cost))
     }
 
     fn ef_search(&self, layer: Layer) -> u32 {
@@ -174,14 +180,4 @@ impl Engine {
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Bytes of main memory of this machine; a cautious 8 GiB where the system does not say.
-fn total_memory() -> u64 {
-    let kib = || {
-        let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
-    };
-    kib().map_or(8 << 30, |kib| kib * 1024)
 }

@@ -1,5 +1,6 @@
 use super::{Engine, EngineError, now_ms};
 use crate::{
+    embedding::Embedded,
     memory::{Passage, best_passages},
     store::{Filter, Layer, Record, RecordId},
 };
@@ -27,12 +28,14 @@ pub struct SearchRequest {
 pub struct SearchResponse {
     /// Best first.
     pub hits: Vec<SearchHit>,
-    /// The embedding profile that was used.
+    /// The embedding profile that answered.
     pub backend: String,
     /// The model that it ran.
     pub model: String,
     /// The device that it ran on.
     pub device: DeviceReport,
+    /// Why it was not the profile or the device that was asked for; none where it was.
+    pub fallback: Option<String>,
     /// The index profile that was used.
     pub index: String,
     /// From the query to the answer, without loading of backends.
@@ -71,16 +74,18 @@ impl Engine {
         }
         let vectors = self.vectors()?;
         let start = Instant::now();
-        let vector = vectors.embedding.embed(cx, &[query], Role::Query)?;
+        let Embedded { vectors: vector, backend, device, fallback } =
+            vectors.embedding.answer(cx, &[query], Role::Query)?;
         let unknown_words = vector.iter().all(|&v| v == 0.0);
         let hits =
             if unknown_words { Vec::new() } else { self.nearest(cx, &vector, request.k, &request.filter)? };
         let hits = self.fetch(cx, &vector, &hits, request.min_score)?;
         Ok(SearchResponse {
             hits,
-            backend: vectors.embedding.backend().to_owned(),
+            backend,
             model: vectors.embedding.info().model.clone(),
-            device: vectors.embedding.embedder().device(),
+            device,
+            fallback,
             index: vectors.index_backend.clone(),
             took: start.elapsed(),
             unembedded: self.unembedded()?,

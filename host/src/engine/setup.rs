@@ -1,10 +1,12 @@
 //! What an engine is made of: the configuration, the folders, the plugins.
 use crate::{
     config::Config,
+    models::Models,
     plugins::{PluginError, PluginOptions, Plugins},
+    store::{DiskCache, DiskCacheOptions},
 };
 use magray_plugin_api::{ComponentKind, Embedder, Plugin};
-use std::{env, num::NonZero, path::PathBuf};
+use std::{env, path::PathBuf, time::Duration};
 
 /// Everything that decides how an engine works.
 #[derive(Clone, Debug)]
@@ -25,6 +27,27 @@ impl Setup {
         self.data_dir.join("magray.db")
     }
 
+    /// The folder of models, where plugins look for them too.
+    pub fn models(&self) -> Models {
+        Models::new(self.data_dir.join("models"))
+    }
+
+    /// Bytes that the cache of embeddings may take in memory.
+    pub fn cache_bytes(&self) -> u64 {
+        self.config.memory.cache.max_bytes(total_memory())
+    }
+
+    /// The cache of embeddings on disk, whether the settings use it or not; opens nothing yet.
+    pub fn disk_cache(&self) -> DiskCache {
+        let settings = &self.config.memory.cache;
+        let options = DiskCacheOptions {
+            ttl: Some(settings.ttl_seconds).filter(|&ttl| ttl > 0).map(Duration::from_secs),
+            max_bytes: settings.disk_max_bytes,
+            max_entries: Some(settings.disk_max_entries).filter(|&most| most > 0).unwrap_or(u64::MAX),
+        };
+        DiskCache::new(&self.data_dir.join("cache.db"), options)
+    }
+
     /// Reads the manifests of all plugins; loads none.
     pub fn plugins(&self) -> Plugins {
         let settings = &self.config.plugins;
@@ -33,7 +56,7 @@ impl Setup {
             allow: settings.allow.iter().map(ToString::to_string).collect(),
             trial_program: self.executable.clone().filter(|_| settings.probe),
             data_dir: self.data_dir.clone(),
-            threads: NonZero::new(settings.threads),
+            threads: settings.thread_budget(),
         };
         Plugins::discover(options, LINKED)
     }
@@ -88,4 +111,14 @@ pub fn default_data_dir() -> Option<PathBuf> {
         };
         base.map(|base| base.join("magray"))
     })
+}
+
+/// Bytes of main memory of this machine; a cautious 8 GiB where the system does not say.
+fn total_memory() -> u64 {
+    let kib = || {
+        let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    kib().map_or(8 << 30, |kib| kib * 1024)
 }

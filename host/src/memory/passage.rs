@@ -41,7 +41,7 @@ pub fn best_passages(
     // A record of one passage needs no judging.
     let judged = || parts.iter().filter(|parts| parts.len() > 1).flatten();
     let texts: Vec<&str> = judged().map(|part| part.text.as_str()).collect();
-    let vectors = embedding.embed(cx, &texts, Role::Passage)?;
+    let vectors = embedding.answer(cx, &texts, Role::Passage)?.vectors;
     let mut scores = vectors.chunks_exact(query.len()).map(|vector| dot(vector, query));
     Ok(records.iter().zip(&parts).map(|(record, parts)| passage(record, parts, &mut scores)).collect())
 }

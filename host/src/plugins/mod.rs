@@ -21,7 +21,6 @@ use services::Services;
 use std::{
     collections::BTreeSet,
     env::consts::{DLL_PREFIX, DLL_SUFFIX},
-    num::NonZero,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
 };
@@ -38,8 +37,8 @@ pub struct PluginOptions {
     pub trial_program: Option<PathBuf>,
     /// The user's data folder.
     pub data_dir: PathBuf,
-    /// Threads that each plugin may keep busy; none is one a core.
-    pub threads: Option<NonZero<usize>>,
+    /// Threads that each plugin may keep busy.
+    pub threads: usize,
 }
 
 /// All plugins that were found.
@@ -130,14 +129,19 @@ impl Plugins {
     pub fn try_library(path: &Path, data_dir: &Path) -> String {
         let load = || {
             let file = PluginFile::inspect(path)?;
-            let plugin = file.manifest.id.clone();
-            let services = Services { plugin, data_dir: data_dir.to_owned(), threads: None };
+            let (plugin, data_dir) = (file.manifest.id.clone(), data_dir.to_owned());
+            let services = Services { plugin, data_dir, threads: 1 };
             load::load(file, false, services.leak())
         };
         match load() {
             Ok(_) => trial::VERDICT.to_owned(),
             Err(refusal) => format!("{} {refusal}", trial::VERDICT),
         }
+    }
+
+    /// Whether some plugin offers the component, by its manifest; whether it can be loaded, loading tells.
+    pub fn offers(&self, kind: ComponentKind, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.offers(kind, name))
     }
 
     /// Makes the embedding backend `name`; `options` is a JSON object.
@@ -215,7 +219,8 @@ impl Plugins {
         manifests.flat_map(|manifest| &manifest.components).filter(move |component| component.kind == kind)
     }
 
-    fn unknown(&self, kind: ComponentKind, name: &str) -> PluginError {
+    /// That there is no such component.
+    pub fn unknown(&self, kind: ComponentKind, name: &str) -> PluginError {
         let known: BTreeSet<_> = self.entries.iter().flat_map(Entry::components).collect();
         let known: Vec<_> =
             known.into_iter().filter(|offered| offered.0 == kind).map(|offered| offered.1).collect();

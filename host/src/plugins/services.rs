@@ -1,13 +1,14 @@
 //! What the host does for a plugin that calls back.
 use magray_plugin_api::{Error, ErrorCode, Host, LogLevel, Result};
-use std::{fs, num::NonZero, path::PathBuf, thread};
+use std::{fs, path::PathBuf};
 
 /// The [`Host`] of one plugin.
 #[derive(Debug)]
 pub(super) struct Services {
     pub(super) plugin: String,
     pub(super) data_dir: PathBuf,
-    pub(super) threads: Option<NonZero<usize>>,
+    /// Threads that the plugin may keep busy.
+    pub(super) threads: usize,
 }
 
 impl Services {
@@ -43,7 +44,7 @@ impl Host for Services {
     }
 
     fn threads(&self) -> usize {
-        self.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get)
+        self.threads.max(1)
     }
 
     fn memory_budget(&self) -> Option<u64> {

@@ -49,7 +49,7 @@ pub(super) fn open_writer(path: &Path, options: &StoreOptions) -> Result<Connect
     Ok(connection)
 }
 
-fn open(path: &Path, flags: OpenFlags, options: &StoreOptions) -> Result<Connection, Fault> {
+pub(super) fn open(path: &Path, flags: OpenFlags, options: &StoreOptions) -> Result<Connection, Fault> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(options.busy_timeout)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -57,7 +57,7 @@ fn open(path: &Path, flags: OpenFlags, options: &StoreOptions) -> Result<Connect
 }
 
 /// Switches to the write-ahead log. SQLite does not wait for the lock that this needs, so we do.
-fn enter_wal(connection: &Connection, timeout: Duration) -> rusqlite::Result<()> {
+pub(super) fn enter_wal(connection: &Connection, timeout: Duration) -> rusqlite::Result<()> {
     let started = Instant::now();
     loop {
         match connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())) {

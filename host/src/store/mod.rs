@@ -7,6 +7,7 @@
 //! - An index follows the store by the change log of its space and layer (`changes.rs`).
 mod access;
 mod add;
+mod cache;
 mod changes;
 mod connection;
 mod error;
@@ -18,6 +19,7 @@ mod keywords;
 mod layer;
 #[cfg(test)]
 mod model_test;
+mod parity;
 mod record;
 mod records;
 mod schema;
@@ -27,12 +29,16 @@ mod vectors;
 mod writer;
 
 pub use add::{Added, Outcome};
+pub use cache::{
+    CacheCounts, CacheKey, CacheSpace, CacheSpaceStats, DiskCache, DiskCacheOptions, DiskCacheStats,
+};
 pub use changes::Changes;
 pub use error::StoreError;
 pub use filter::Filter;
 pub use ids::IdSet;
 pub use keywords::KeywordHit;
 pub use layer::Layer;
+pub use parity::ParityReference;
 pub use record::{NewRecord, Record, RecordId, SourceRef};
 pub use sources::{NewSource, Source, SourceOutcome};
 pub use stats::{LayerStats, StoreStats};
