@@ -231,9 +231,7 @@ impl Run<'_> {
         let differences =
             rows().flat_map(|(item, row)| item.embedding.iter().zip(row).map(|(a, b)| (a - b).abs()));
         let farthest = differences.fold(0.0, f32::max);
-        // Two texts without a direction are as alike as can be.
-        let same = |a: &[f32], b: &[f32]| if a == b { 1.0 } else { cosine(a, b) };
-        let cosines = rows().map(|(item, row)| same(&item.embedding, row));
+        let cosines = rows().map(|(item, row)| agreement(&item.embedding, row));
         let lowest = cosines.fold(1.0, f32::min);
         let miscounted = items.iter().zip(&counts).filter(|(item, count)| item.n_tokens != **count).count();
         let (reference, tolerance) = match self.precision() {
@@ -314,8 +312,13 @@ fn base_name(model: &str) -> &str {
     model.rsplit('/').next().unwrap_or(model)
 }
 
+/// How far two backends agree on a text: the cosine, and 1 where both give it no direction.
+pub(super) fn agreement(a: &[f32], b: &[f32]) -> f32 {
+    if a == b { 1.0 } else { cosine(a, b) }
+}
+
 /// Cosine; 0 where one of them has no direction.
-pub(super) fn cosine(a: &[f32], b: &[f32]) -> f32 {
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let norms = (dot(a, a) * dot(b, b)).sqrt();
     if norms == 0.0 { 0.0 } else { dot(a, b) / norms }
 }
@@ -347,8 +350,10 @@ mod tests {
     }
 
     #[test]
-    fn a_zero_vector_is_like_nothing() {
+    fn a_zero_vector_is_like_nothing_and_agrees_with_itself() {
         assert_eq!(cosine(&[0.0, 0.0], &[1.0, 0.0]), 0.0);
+        assert_eq!(cosine(&[0.0, 0.0], &[0.0, 0.0]), 0.0);
+        assert_eq!(agreement(&[0.0, 0.0], &[0.0, 0.0]), 1.0);
         assert!((cosine(&[2.0, 0.0], &[3.0, 0.0]) - 1.0).abs() < 1e-6);
     }
 }

@@ -1,7 +1,7 @@
 //! How fast vectors come.
 use super::{
     BenchError, BenchTexts,
-    quality::cosine,
+    quality::agreement,
     worker::{Ready, Request, Worker, pin},
 };
 use magray_plugin_api::CallContext;
@@ -156,97 +156,130 @@ pub fn measure_throughput(
     request.texts.write(&texts).map_err(|error| write_failed(&texts, &error))?;
     let mut measured = Throughput::default();
     for &threads in &request.threads {
-        let mut workers = Vec::new();
-        for contestant in &request.contestants {
-            let mut worker =
-                Worker::spawn(&contestant.name, command(&contestant.worker, &contestant.env), threads)?;
-            let ready = worker.start(threads, texts.clone())?;
-            workers.push((contestant, worker, ready));
-        }
+        let start = |contestant| Running::start(contestant, threads, &texts);
+        let mut running = request.contestants.iter().map(start).collect::<Result<Vec<_>, _>>()?;
         for shape in request.texts.shapes() {
-            let count = request.texts.of(&shape).len();
-            let cosines = interruptible(cx, parity(&mut workers, &shape))?;
-            for (&sorted, &batch) in request
-                .sorted
-                .iter()
-                .flat_map(|sorted| request.batches.iter().map(move |batch| (sorted, batch)))
-            {
-                let run = Request::Run { shape: shape.clone(), sorted, batch };
-                let mut seconds = vec![Vec::new(); workers.len()];
-                for round in 0..=request.runs {
-                    for ((contestant, worker, _), seconds) in workers.iter_mut().zip(&mut seconds) {
-                        let passes = interruptible(cx, worker.seconds(&run))?;
-                        // The first round warms up.
-                        if round > 0 {
-                            seconds.push(quantile(passes, 0.5));
-                        }
-                        done(&contestant.name);
-                    }
-                }
-                for (((contestant, _, ready), mut seconds), &min_cosine) in
-                    workers.iter().zip(seconds).zip(&cosines)
-                {
-                    seconds.sort_by(f64::total_cmp);
-                    let (fastest, slowest) = (seconds[0], seconds[seconds.len() - 1]);
-                    let median = quantile(seconds, 0.5);
-                    let tokens = ready.tokens.get(&shape).copied().unwrap_or(0);
-                    measured.rates.push(Rate {
-                        name: contestant.name.clone(),
-                        ran: ready.into(),
-                        threads,
-                        shape: shape.clone(),
-                        sorted,
-                        batch: batch.min(ready.max_batch),
-                        texts: count,
-                        tokens,
-                        texts_per_s: count as f64 / median,
-                        tokens_per_s: tokens as f64 / median,
-                        min_cosine,
-                        spread: (slowest - fastest) / median,
-                    });
+            let cosines = interruptible(cx, parity(&mut running, &shape))?;
+            for &sorted in &request.sorted {
+                for &batch in &request.batches {
+                    let run = Request::Run { shape: shape.clone(), sorted, batch };
+                    let seconds = seconds_of_runs(cx, &mut running, &run, request.runs, done)?;
+                    let rows = running.iter().zip(seconds).zip(&cosines);
+                    measured.rates.extend(rows.map(|((running, seconds), &min_cosine)| {
+                        let count = request.texts.of(&shape).len();
+                        running.rate(&shape, sorted, batch, count, seconds, min_cosine)
+                    }));
                 }
             }
         }
-        for (contestant, worker, ready) in &mut workers {
-            let ask = |times: usize| Request::Latency { text: QUERY.to_owned(), times };
-            interruptible(cx, worker.seconds(&ask(WARM_UP)))?;
-            let seconds = interruptible(cx, worker.seconds(&ask(request.queries)))?;
-            let ms = |share: f64| quantile(seconds.clone(), share) * 1000.0;
-            let start_to_answer_ms = match &contestant.program {
-                Some(program) => {
-                    let home = folder.join(format!("{}-{threads}", measured.latencies.len()));
-                    Some(interruptible(cx, start_to_answer(contestant, program, &home, models, threads))?)
-                }
-                None => None,
-            };
-            measured.latencies.push(Latency {
-                name: contestant.name.clone(),
-                ran: (&*ready).into(),
-                threads,
-                p50_ms: ms(0.5),
-                p95_ms: ms(0.95),
-                p99_ms: ms(0.99),
-                start_to_answer_ms,
-            });
-            done(&contestant.name);
+        for (place, running) in running.iter_mut().enumerate() {
+            let home = folder.join(format!("{place}-{threads}"));
+            measured.latencies.push(interruptible(cx, running.latency(request.queries, &home, models))?);
+            done(&running.contestant.name);
         }
     }
     Ok(measured)
 }
 
+/// The seconds of each run of each contestant, all in turn.
+fn seconds_of_runs(
+    cx: &dyn CallContext,
+    running: &mut [Running<'_>],
+    run: &Request,
+    runs: usize,
+    done: &mut dyn FnMut(&str),
+) -> Result<Vec<Vec<f64>>, BenchError> {
+    let mut seconds = vec![Vec::new(); running.len()];
+    for round in 0..=runs {
+        for (running, seconds) in running.iter_mut().zip(&mut seconds) {
+            let passes = interruptible(cx, running.worker.seconds(run))?;
+            // The first round warms up.
+            if round > 0 {
+                seconds.push(quantile(passes, 0.5));
+            }
+            done(&running.contestant.name);
+        }
+    }
+    Ok(seconds)
+}
+
+/// A contestant with its worker.
+struct Running<'a> {
+    contestant: &'a Contestant,
+    threads: usize,
+    worker: Worker,
+    ready: Ready,
+}
+
+impl<'a> Running<'a> {
+    fn start(contestant: &'a Contestant, threads: usize, texts: &Path) -> Result<Self, BenchError> {
+        let program = command(&contestant.worker, &contestant.env);
+        let mut worker = Worker::spawn(&contestant.name, program, threads)?;
+        let ready = worker.start(threads, texts.to_owned())?;
+        Ok(Self { contestant, threads, worker, ready })
+    }
+
+    fn rate(
+        &self,
+        shape: &str,
+        sorted: bool,
+        batch: usize,
+        texts: usize,
+        seconds: Vec<f64>,
+        min_cosine: Option<f32>,
+    ) -> Rate {
+        let spread = quantile(seconds.clone(), 1.0) - quantile(seconds.clone(), 0.0);
+        let median = quantile(seconds, 0.5);
+        let tokens = self.ready.tokens.get(shape).copied().unwrap_or(0);
+        Rate {
+            name: self.contestant.name.clone(),
+            ran: (&self.ready).into(),
+            threads: self.threads,
+            shape: shape.to_owned(),
+            sorted,
+            batch: batch.min(self.ready.max_batch),
+            texts,
+            tokens,
+            texts_per_s: texts as f64 / median,
+            tokens_per_s: tokens as f64 / median,
+            min_cosine,
+            spread: spread / median,
+        }
+    }
+
+    fn latency(&mut self, queries: usize, home: &Path, models: &Path) -> Result<Latency, BenchError> {
+        let ask = |times| Request::Latency { text: QUERY.to_owned(), times };
+        self.worker.seconds(&ask(WARM_UP))?;
+        let seconds = self.worker.seconds(&ask(queries))?;
+        let ms = |share: f64| quantile(seconds.clone(), share) * 1000.0;
+        let program = self.contestant.program.as_deref();
+        let searched =
+            program.map(|program| start_to_answer(self.contestant, program, home, models, self.threads));
+        Ok(Latency {
+            name: self.contestant.name.clone(),
+            ran: (&self.ready).into(),
+            threads: self.threads,
+            p50_ms: ms(0.5),
+            p95_ms: ms(0.95),
+            p99_ms: ms(0.99),
+            start_to_answer_ms: searched.transpose()?,
+        })
+    }
+}
+
 /// Texts by which vectors are compared.
 const COMPARED: usize = 32;
 
-/// For each worker the least cosine of its vectors to those of the first worker with the same model.
-fn parity(workers: &mut [(&Contestant, Worker, Ready)], shape: &str) -> Result<Vec<Option<f32>>, BenchError> {
+/// For each contestant the least cosine of its vectors to those of the first one with the same model.
+fn parity(running: &mut [Running<'_>], shape: &str) -> Result<Vec<Option<f32>>, BenchError> {
     let mut first: HashMap<String, Vec<Vec<f32>>> = HashMap::new();
-    let compared = workers.iter_mut().map(|(_, worker, ready)| {
+    let compared = running.iter_mut().map(|Running { worker, ready, .. }| {
         let vectors = worker.vectors(shape, COMPARED)?;
         let Some(first) = first.get(&ready.model) else {
             first.insert(ready.model.clone(), vectors);
             return Ok(None);
         };
-        let cosines = first.iter().zip(&vectors).map(|(a, b)| cosine(a, b));
+        let cosines = first.iter().zip(&vectors).map(|(a, b)| agreement(a, b));
         Ok(Some(cosines.fold(1.0, f32::min)))
     });
     compared.collect()

@@ -143,7 +143,7 @@ impl<'a> GpuJson<'a> {
     }
 }
 
-/// The profiles of the config, and the backends of plugins, whose options know of a GPU. Loads nothing.
+/// The profiles of the config, and the backends of plugins, that have an option `device_id`. Loads nothing.
 fn profiles(setup: &Setup, plugins: &Plugins) -> Vec<ProfileJson> {
     let embedding = &setup.config.ai.embedding;
     let offered: Vec<_> = plugins.offered(ComponentKind::Embedder).collect();
@@ -153,13 +153,14 @@ fn profiles(setup: &Setup, plugins: &Plugins) -> Vec<ProfileJson> {
         let selected = embedding.profile(name);
         let plugin = &selected.profile.plugin;
         let schema = &offered.iter().find(|component| component.name == *plugin)?.options;
-        schema["properties"].get("use_gpu")?;
+        schema["properties"].get("device_id")?;
         let options: serde_json::Value =
             serde_json::from_str(&selected.options_json(&schema.to_string())).unwrap_or_default();
         Some(ProfileJson {
             name: name.to_owned(),
             plugin: plugin.clone(),
-            uses_gpu: options["use_gpu"].as_bool().unwrap_or_default(),
+            // One that cannot be told not to always does.
+            uses_gpu: schema["properties"].get("use_gpu").is_none() || options["use_gpu"] == true,
         })
     };
     names.into_iter().filter_map(profile).collect()
