@@ -6,7 +6,7 @@ use clap::{
 };
 use std::path::PathBuf;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Global {
     /// Config file; else $MAGRAY_CONFIG, else magray/config.toml in the user's config folder
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
@@ -20,6 +20,9 @@ pub(super) struct Global {
     /// Embedding profile of the config, or embedding backend of a plugin
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     backend: Option<String>,
+    /// Embedding model: a name, or the path of a model folder
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    model: Option<String>,
     /// Index profile of the config, or index backend of a plugin
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     index: Option<String>,
@@ -42,11 +45,20 @@ impl Global {
     pub(super) fn overrides(&self) -> Vec<(String, toml::Value)> {
         let flags = [
             ("ai.embedding.profile", &self.backend),
+            ("ai.embedding.model_name", &self.model),
             ("memory.index.profile", &self.index),
             ("memory.cache.profile", &self.cache),
         ];
         let given = flags.into_iter().filter_map(|(key, flag)| Some((key.to_owned(), flag.clone()?.into())));
         given.collect()
+    }
+}
+
+impl Global {
+    /// The embedding profile and the model that the flags name, taken out, for a command that asks
+    /// for a change of them and does not run by them.
+    pub(super) fn take_model(&mut self) -> (Option<String>, Option<String>) {
+        (self.backend.take(), self.model.take())
     }
 }
 
