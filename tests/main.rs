@@ -1,6 +1,7 @@
 //! The real binary with real plugin libraries, as a user runs it. One test program, so that it is
 //! linked once.
 mod bad_input;
+mod cache;
 mod cli;
 mod config;
 mod crash;
@@ -13,5 +14,6 @@ mod hub;
 mod models;
 mod plugin_zoo;
 mod quality;
+mod reembed;
 mod support;
 mod swap;

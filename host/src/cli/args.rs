@@ -6,7 +6,7 @@ use clap::{
 };
 use std::path::PathBuf;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct Global {
     /// Config file; else $MAGRAY_CONFIG, else magray/config.toml in the user's config folder
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
@@ -51,6 +51,14 @@ impl Global {
         ];
         let given = flags.into_iter().filter_map(|(key, flag)| Some((key.to_owned(), flag.clone()?.into())));
         given.collect()
+    }
+}
+
+impl Global {
+    /// The embedding profile and the model that the flags name, taken out, for a command that asks
+    /// for a change of them and does not run by them.
+    pub(super) fn take_model(&mut self) -> (Option<String>, Option<String>) {
+        (self.backend.take(), self.model.take())
     }
 }
 

@@ -11,6 +11,7 @@ mod index;
 mod list;
 mod model;
 mod plugin;
+mod reembed;
 mod search;
 mod shell;
 mod stats;
@@ -19,9 +20,9 @@ mod view;
 
 use crate::{
     bench::BenchError,
-    config::{Config, ConfigError, Resolved},
+    config::{Config, ConfigError, Origin, Resolved},
     embedding::EmbeddingError,
-    engine::{self, Engine, EngineError, Setup},
+    engine::{self, Engine, EngineError, ModelOrigins, Setup},
     models::{HubError, ModelError},
     plugins::PluginError,
     resources::gpu::GpuError,
@@ -68,6 +69,7 @@ enum Command {
     List(list::List),
     Forget(forget::Forget),
     Stats(stats::Stats),
+    Reembed(reembed::Reembed),
     #[command(subcommand)]
     Cache(cache::Cache),
     #[command(subcommand)]
@@ -192,6 +194,7 @@ impl Command {
             Self::List(list) => list.run(global, terminal),
             Self::Forget(forget) => forget.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
+            Self::Reembed(reembed) => reembed.run(global, terminal),
             Self::Cache(cache) => cache.run(global, terminal),
             Self::Model(model) => model.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),
@@ -212,7 +215,11 @@ fn resolve(global: &Global, terminal: &Terminal) -> Result<Resolved, Failure> {
 }
 
 fn setup(global: &Global, terminal: &Terminal) -> Result<Setup, Failure> {
-    let config = resolve(global, terminal)?.config;
+    let resolved = resolve(global, terminal)?;
+    let origin = |key: &str| resolved.origin(key).cloned().unwrap_or(Origin::Default);
+    let origins =
+        ModelOrigins { profile: origin("ai.embedding.profile"), model: origin("ai.embedding.model_name") };
+    let config = resolved.config;
     let data_dir = global.data_dir.clone().or_else(engine::default_data_dir).ok_or_else(|| {
         Failure::Usage("there is no home folder to keep data in; give --data-dir or set MAGRAY_HOME".into())
     })?;
@@ -220,12 +227,22 @@ fn setup(global: &Global, terminal: &Terminal) -> Result<Setup, Failure> {
     if let Some(path) = env::var_os("MAGRAY_PLUGIN_PATH") {
         plugin_dirs.extend(env::split_paths(&path).filter(|folder| folder != &PathBuf::new()));
     }
-    Ok(Setup { config, data_dir, plugin_dirs, executable: env::current_exe().ok() })
+    Ok(Setup { config, origins, data_dir, plugin_dirs, executable: env::current_exe().ok() })
 }
 
 /// The engine for a command that writes.
 fn open(global: &Global, terminal: &Terminal) -> Result<Engine, Failure> {
-    Ok(Engine::open(setup(global, terminal)?)?)
+    let engine = Engine::open(setup(global, terminal)?)?;
+    hint_at_model(&engine, terminal)?;
+    Ok(engine)
+}
+
+/// Says so where the configuration names another model than the one that answers.
+fn hint_at_model(engine: &Engine, terminal: &Terminal) -> Result<(), Failure> {
+    if let Some(hint) = engine.overruled_model()? {
+        terminal.hint(&hint);
+    }
+    Ok(())
 }
 
 /// The engine for a command that can do without writing; none where nothing was ever stored.
@@ -238,10 +255,12 @@ fn open_to_read(global: &Global, terminal: &Terminal) -> Result<Option<Engine>, 
         ));
         return Ok(None);
     }
-    match Engine::open(setup.clone()) {
-        Err(EngineError::Store(StoreError::ReadOnly { .. })) => Ok(Some(Engine::open_read_only(setup)?)),
-        opened => Ok(Some(opened?)),
-    }
+    let engine = match Engine::open(setup.clone()) {
+        Err(EngineError::Store(StoreError::ReadOnly { .. })) => Engine::open_read_only(setup)?,
+        opened => opened?,
+    };
+    hint_at_model(&engine, terminal)?;
+    Ok(Some(engine))
 }
 
 /// Does what is left to be done after an answer. The answer stands whatever becomes of this.

@@ -116,7 +116,7 @@ fn print(terminal: &Terminal, query: &str, response: &SearchResponse) -> Result<
     }
     if response.unembedded > 0 {
         terminal.warn(&format!(
-            "{} without a vector of {} cannot be found by it; `magray --backend {} index PATH` embeds all",
+            "{} without a vector of {} cannot be found by it; `magray --backend {} reembed` embeds them",
             view::counted(response.unembedded, "record"),
             response.model,
             response.backend

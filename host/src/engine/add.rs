@@ -55,7 +55,14 @@ impl Engine {
                 ..NewRecord::new(layer, memory.text.trim())
             }
         });
-        Ok(self.store.add(Some(vectors.space), records.collect())?)
+        let added = self.store.add(Some(vectors.space), records.collect())?;
+        // A switch to another model that came before them has not seen them; one that comes now does.
+        if self.model()? != vectors.choice
+            && let Err(error) = self.embed_missing(cx)
+        {
+            tracing::warn!("the new records have no vector of the model that answers now: {error}");
+        }
+        Ok(added)
     }
 
     /// The layer of a record that names none.

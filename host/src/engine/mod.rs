@@ -3,6 +3,8 @@ mod add;
 mod backends;
 mod error;
 mod index_files;
+mod model;
+mod reembed;
 mod search;
 mod setup;
 mod upkeep;
@@ -10,6 +12,8 @@ mod upkeep;
 pub use add::NewMemory;
 pub use error::EngineError;
 pub use index_files::{FileReport, IndexProgress, IndexReport, IndexRequest};
+pub use model::{ModelChoice, ModelOrigins};
+pub use reembed::{Place, Reembed, ReembedPlan, ReembedReport, SpaceReport};
 pub use search::{SearchHit, SearchRequest, SearchResponse};
 pub use setup::{Setup, default_data_dir};
 
@@ -34,7 +38,7 @@ pub struct Engine {
     setup: Setup,
     store: Arc<Store>,
     plugins: Arc<Plugins>,
-    vectors: OnceLock<Vectors>,
+    vectors: OnceLock<Box<Vectors>>,
 }
 
 /// The embedding backend, the space of its vectors, and the indexes over them.
@@ -43,6 +47,9 @@ pub(crate) struct Vectors {
     pub(crate) space: SpaceId,
     pub(crate) indexes: Indexes,
     pub(crate) index_backend: String,
+    pub(crate) choice: ModelChoice,
+    /// Those of the model that was switched to while these were in use.
+    next: OnceLock<Box<Vectors>>,
 }
 
 impl Engine {
@@ -104,19 +111,33 @@ impl Engine {
         Ok(&self.vectors()?.indexes)
     }
 
+    /// Those of the model in force, which another process may switch at any time: take them once for
+    /// what must fit together. Those of a former model are kept, for whoever still uses them.
     pub(crate) fn vectors(&self) -> Result<&Vectors, EngineError> {
-        if let Some(vectors) = self.vectors.get() {
-            return Ok(vectors);
+        let choice = self.model()?;
+        let mut place = &self.vectors;
+        loop {
+            let vectors = match place.get() {
+                Some(vectors) => vectors,
+                None => {
+                    let vectors = self.load(&choice, true)?;
+                    place.get_or_init(|| vectors)
+                }
+            };
+            if vectors.choice == choice {
+                return Ok(vectors);
+            }
+            place = &vectors.next;
         }
-        let vectors = self.load()?;
-        Ok(self.vectors.get_or_init(|| vectors))
     }
 
-    fn load(&self) -> Result<Vectors, EngineError> {
-        let config = &self.setup.config;
+    /// Loads a model, with a cache on disk or without.
+    fn load(&self, choice: &ModelChoice, on_disk: bool) -> Result<Box<Vectors>, EngineError> {
+        let config = &self.setup.config_with(choice);
         let gate = Gate::new(self.store.clone());
         let candidates = backends::candidates(config, &self.plugins)?;
-        let embedding = Embedding::new(candidates, Some(gate), self.cache()?, &backends::options(config))?;
+        let cache = self.cache(on_disk)?;
+        let embedding = Embedding::new(candidates, Some(gate), cache, &backends::options(config))?;
 
         let info = embedding.info();
         let space = self.store.space(info.space, &info.model, info.dim)?;
@@ -133,10 +154,11 @@ impl Engine {
             seal_after: config.memory.index.seal_after as u64,
         };
         let indexes = Indexes::new(&options, &self.store, &self.plugins);
-        Ok(Vectors { embedding, space, indexes, index_backend: selected.name })
+        let (index_backend, choice, next) = (selected.name, choice.clone(), OnceLock::new());
+        Ok(Box::new(Vectors { embedding, space, indexes, index_backend, choice, next }))
     }
 
-    fn cache(&self) -> Result<EmbeddingCache, EngineError> {
+    fn cache(&self, on_disk: bool) -> Result<EmbeddingCache, EngineError> {
         let settings = &self.setup.config.memory.cache;
         let selected = settings.selected();
         let component = &selected.profile.plugin;
@@ -149,7 +171,7 @@ impl Engine {
         };
         let limits = CacheLimits { max_bytes: self.setup.cache_bytes(), max_entries };
         let cache = EmbeddingCache::new(policy, limits);
-        if !settings.disk {
+        if !(on_disk && settings.disk) {
             return Ok(cache);
         }
         let min_cost = Duration::from_micros(settings.disk_min_us);

@@ -1,4 +1,4 @@
-use super::{Engine, EngineError, now_ms};
+use super::{Engine, EngineError, Vectors, now_ms};
 use crate::{
     embedding::Embedded,
     memory::{Passage, best_passages},
@@ -77,9 +77,12 @@ impl Engine {
         let Embedded { vectors: vector, backend, device, fallback } =
             vectors.embedding.answer(cx, &[query], Role::Query)?;
         let unknown_words = vector.iter().all(|&v| v == 0.0);
-        let hits =
-            if unknown_words { Vec::new() } else { self.nearest(cx, &vector, request.k, &request.filter)? };
-        let hits = self.fetch(cx, &vector, &hits, request.min_score)?;
+        let hits = if unknown_words {
+            Vec::new()
+        } else {
+            self.nearest(cx, vectors, &vector, request.k, &request.filter)?
+        };
+        let hits = self.fetch(cx, vectors, &vector, &hits, request.min_score)?;
         Ok(SearchResponse {
             hits,
             backend,
@@ -88,7 +91,7 @@ impl Engine {
             fallback,
             index: vectors.index_backend.clone(),
             took: start.elapsed(),
-            unembedded: self.unembedded()?,
+            unembedded: self.store.count_without_vector(vectors.space)?,
             unknown_words,
         })
     }
@@ -96,11 +99,11 @@ impl Engine {
     fn nearest(
         &self,
         cx: &dyn CallContext,
+        vectors: &Vectors,
         query: &[f32],
         k: usize,
         filter: &Filter,
     ) -> Result<Vec<Hit>, EngineError> {
-        let indexes = self.indexes()?;
         // Layers are searched one by one, so they alone need no set of ids.
         let only_layers = Filter { layers: filter.layers.clone(), ..Filter::default() };
         let now = now_ms();
@@ -112,7 +115,7 @@ impl Engine {
         let mut hits = Vec::new();
         for layer in layers {
             let params = SearchParams::with_ef(self.ef_search(layer));
-            hits.extend(indexes.search(cx, layer, query, k, params, matching)?);
+            hits.extend(vectors.indexes.search(cx, layer, query, k, params, matching)?);
         }
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
         hits.truncate(k);
@@ -122,6 +125,7 @@ impl Engine {
     fn fetch(
         &self,
         cx: &dyn CallContext,
+        vectors: &Vectors,
         query: &[f32],
         hits: &[Hit],
         min_score: Option<f32>,
@@ -137,7 +141,7 @@ impl Engine {
             .filter_map(|hit| Some((hit.score, records.remove(&RecordId::from_index_id(hit.id))?)))
             .collect();
         let borrowed: Vec<&Record> = found.iter().map(|(_, record)| record).collect();
-        let passages = best_passages(cx, self.embedding()?, query, &borrowed)?;
+        let passages = best_passages(cx, &vectors.embedding, query, &borrowed)?;
         self.store.touch(&ids, now_ms());
         let hits = found.into_iter().zip(passages);
         Ok(hits.map(|((score, record), passage)| SearchHit { score, record, passage }).collect())

@@ -1,4 +1,5 @@
 //! What an engine is made of: the configuration, the folders, the plugins.
+use super::ModelOrigins;
 use crate::{
     config::Config,
     models::Models,
@@ -13,6 +14,8 @@ use std::{env, path::PathBuf, time::Duration};
 pub struct Setup {
     /// The settings in force.
     pub config: Config,
+    /// Who named the embedding profile and model in them.
+    pub origins: ModelOrigins,
     /// Holds the database, indexes and models.
     pub data_dir: PathBuf,
     /// Plugin folders named by flag or environment, before those of the config.

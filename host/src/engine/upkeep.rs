@@ -1,6 +1,6 @@
-use super::{Engine, EngineError, now_ms};
+use super::{Engine, EngineError, Vectors, now_ms};
 use crate::store::{Record, RecordId};
-use magray_plugin_api::{CallContext, Role};
+use magray_plugin_api::CallContext;
 
 /// Records embedded and stored at a time.
 const BATCH: usize = 1024;
@@ -31,26 +31,30 @@ impl Engine {
     /// # Errors
     /// [`EngineError`].
     pub fn embed_missing(&self, cx: &dyn CallContext) -> Result<u64, EngineError> {
-        let vectors = self.vectors()?;
-        let dim = vectors.embedding.info().dim;
+        self.embed_missing_in(cx, self.vectors()?, &mut |_| {})
+    }
+
+    /// The same for any model; `progress` is told how many got one so far.
+    pub(super) fn embed_missing_in(
+        &self,
+        cx: &dyn CallContext,
+        vectors: &Vectors,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<u64, EngineError> {
         let (mut embedded, mut after) = (0, RecordId(0));
         loop {
             let ids = self.store.without_vector(vectors.space, after, BATCH)?;
             let Some(&last) = ids.last() else { return Ok(embedded) };
             after = last;
-            let records = self.store.records(&ids)?;
-            let texts: Vec<String> = records.iter().map(embedding_text).collect();
-            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let rows = vectors.embedding.embed(cx, &texts, Role::Passage)?;
-            let rows = records.iter().zip(rows.chunks_exact(dim));
-            let rows: Vec<_> = rows.map(|(record, row)| (record.id, row.to_vec())).collect();
+            let rows = self.embed_records(cx, vectors, &ids)?;
             embedded += self.store.put_vectors(vectors.space, &rows)? as u64;
+            progress(embedded);
         }
     }
 }
 
 /// What is embedded of a record, whether it comes from a file or was added.
-fn embedding_text(record: &Record) -> String {
+pub(super) fn embedding_text(record: &Record) -> String {
     match &record.title {
         Some(title) => format!("{title}\n{}", record.text),
         None => record.text.clone(),

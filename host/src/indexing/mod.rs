@@ -13,7 +13,10 @@ use crate::{
 };
 use layer::{LayerIndex, LayerSettings, hex};
 use magray_plugin_api::{CallContext, Hit, IdFilter, SearchParams};
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Which space is indexed, with what, and where.
 #[derive(Clone, Debug)]
@@ -34,6 +37,11 @@ pub struct IndexOptions {
     pub dir: PathBuf,
     /// Changes in the exact tail before a snapshot is written.
     pub seal_after: u64,
+}
+
+/// Where the indexes of a space are, below `index` in the data folder.
+pub fn space_dir(index: &Path, digest: &[u8; 32]) -> PathBuf {
+    index.join(&hex(digest)[..16])
 }
 
 /// The indexes of every layer in one space.
@@ -57,11 +65,7 @@ impl Indexes {
                 dim: options.dim,
                 backend: options.backend.clone(),
                 options: options.options.clone(),
-                dir: options
-                    .dir
-                    .join(&hex(&options.space_digest)[..16])
-                    .join(layer.name())
-                    .join(&options.backend),
+                dir: space_dir(&options.dir, &options.space_digest).join(layer.name()).join(&options.backend),
             };
             (layer, LayerIndex::new(settings, store.clone(), plugins.clone()))
         });
@@ -91,9 +95,21 @@ impl Indexes {
     /// # Errors
     /// [`IndexError`].
     pub fn seal(&self, cx: &dyn CallContext) -> Result<usize, IndexError> {
+        self.seal_from(cx, self.seal_after)
+    }
+
+    /// Writes snapshots of every layer that has changed. Returns how many.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn seal_all(&self, cx: &dyn CallContext) -> Result<usize, IndexError> {
+        self.seal_from(cx, 1)
+    }
+
+    fn seal_from(&self, cx: &dyn CallContext, changes: u64) -> Result<usize, IndexError> {
         let mut sealed = 0;
         for (_, index) in &self.layers {
-            sealed += usize::from(index.seal(cx, self.seal_after)?);
+            sealed += usize::from(index.seal(cx, changes)?);
         }
         Ok(sealed)
     }

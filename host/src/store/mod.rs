@@ -6,6 +6,7 @@
 //! - Reads take a connection of their own and see one moment of the database; they never block.
 //! - An index follows the store by the change log of its space and layer (`changes.rs`).
 mod access;
+mod active;
 mod add;
 mod cache;
 mod changes;
@@ -28,6 +29,7 @@ mod stats;
 mod vectors;
 mod writer;
 
+pub use active::{ActiveModel, MissingTexts, SpaceUse};
 pub use add::{Added, Outcome};
 pub use cache::{
     CacheCounts, CacheKey, CacheSpace, CacheSpaceStats, DiskCache, DiskCacheOptions, DiskCacheStats,

@@ -87,18 +87,9 @@ impl Store {
             encoded.push((*id, encode(vector, dim)?));
         }
         self.write(move |db| {
-            let mut put = db.prepare_cached(
-                "INSERT INTO vectors (space_id, layer, record_id, vector)
-                 SELECT ?1, layer, id, ?3 FROM records WHERE id = ?2
-                 ON CONFLICT DO UPDATE SET vector = excluded.vector
-                 RETURNING layer",
-            )?;
             let mut stored = 0;
             for (id, vector) in &encoded {
-                if let Some(layer) = put.query_row((space, id, vector), |row| row.get(0)).optional()? {
-                    changes::log(db, space, layer, *id)?;
-                    stored += 1;
-                }
+                stored += usize::from(put(db, space, *id, vector)?);
             }
             Ok(stored)
         })
@@ -115,16 +106,7 @@ impl Store {
         after: RecordId,
         limit: usize,
     ) -> Result<Vec<RecordId>, StoreError> {
-        self.read(|db| {
-            let mut missing = db.prepare_cached(
-                "SELECT id FROM records WHERE id > ?2 AND NOT EXISTS (
-                     SELECT 1 FROM vectors
-                     WHERE space_id = ?1 AND vectors.layer = records.layer AND record_id = records.id)
-                 ORDER BY id LIMIT ?3",
-            )?;
-            let ids = missing.query_map((space, after, limit), |row| row.get(0))?;
-            Ok(ids.collect::<Result<_, _>>()?)
-        })
+        self.read(|db| Ok(without_vector(db, space, after, limit)?))
     }
 
     /// How many records were not embedded in `space`.
@@ -233,6 +215,38 @@ pub(super) fn dim(db: &Connection, space: SpaceId) -> Result<usize, Fault> {
     let mut dim = db.prepare_cached("SELECT dim FROM spaces WHERE id = ?1")?;
     let dim = dim.query_row([space], |row| row.get(0)).optional()?;
     Ok(dim.ok_or_else(|| StoreError::invalid(format!("there is no space {}", space.0)))?)
+}
+
+/// The first `limit` records after `after` that were not embedded in `space`.
+pub(super) fn without_vector(
+    db: &Connection,
+    space: SpaceId,
+    after: RecordId,
+    limit: usize,
+) -> rusqlite::Result<Vec<RecordId>> {
+    let mut missing = db.prepare_cached(
+        "SELECT id FROM records WHERE id > ?2 AND NOT EXISTS (
+             SELECT 1 FROM vectors
+             WHERE space_id = ?1 AND vectors.layer = records.layer AND record_id = records.id)
+         ORDER BY id LIMIT ?3",
+    )?;
+    let ids = missing.query_map((space, after, limit), |row| row.get(0))?;
+    ids.collect()
+}
+
+/// Gives a record its vector, in place of one that it has. Returns whether the record is there.
+pub(super) fn put(db: &Connection, space: SpaceId, id: RecordId, vector: &[u8]) -> rusqlite::Result<bool> {
+    let mut put = db.prepare_cached(
+        "INSERT INTO vectors (space_id, layer, record_id, vector)
+         SELECT ?1, layer, id, ?3 FROM records WHERE id = ?2
+         ON CONFLICT DO UPDATE SET vector = excluded.vector
+         RETURNING layer",
+    )?;
+    let layer: Option<Layer> = put.query_row((space, id, vector), |row| row.get(0)).optional()?;
+    if let Some(layer) = layer {
+        changes::log(db, space, layer, id)?;
+    }
+    Ok(layer.is_some())
 }
 
 /// Gives a record its vector unless it was embedded in `space`.

@@ -45,7 +45,14 @@ impl Home {
         fs::write(&file, "").unwrap();
         let config = Config::load(Some(&file), std::iter::empty(), &self.settings).unwrap().config;
         let data_dir = self.at("data");
-        Engine::open(Setup { config, data_dir, plugin_dirs: Vec::new(), executable: None }).unwrap()
+        Engine::open(Setup {
+            config,
+            origins: crate::engine::ModelOrigins::default(),
+            data_dir,
+            plugin_dirs: Vec::new(),
+            executable: None,
+        })
+        .unwrap()
     }
 
     fn index(&self, paths: &[&str]) -> IndexReport {
