@@ -78,6 +78,15 @@ pub struct Overrides {
     pub passage_prefix: Option<String>,
 }
 
+/// BLAKE3 digests of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digests {
+    /// Of everything that decides a vector: see [`ModelFolder::space`].
+    pub space: [u8; 32],
+    /// Of the network and its weights.
+    pub weights: [u8; 32],
+}
+
 impl ModelFolder {
     /// The folder of a model that is named by an option: a name below `models`, or a path.
     pub fn locate(model: &str, models: &Path) -> PathBuf {
@@ -116,17 +125,29 @@ impl ModelFolder {
     /// # Errors
     /// `IO` where a file cannot be read.
     pub fn space(&self) -> Result<[u8; 32]> {
+        Ok(self.digests()?.space)
+    }
+
+    /// The space, and the digest of the weights alone. Reads the weights, unless the folder's
+    /// [`Manifest`] vouches for them.
+    ///
+    /// # Errors
+    /// `IO` where a file cannot be read.
+    pub fn digests(&self) -> Result<Digests> {
         let manifest = Manifest::read(&self.dir);
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(b"magray transformer 1\n");
-        let spec = serde_json::to_vec(&self.spec)
-            .map_err(|error| Error::new(ErrorCode::INTERNAL, format!("the model's settings: {error}")))?;
-        hasher.update(&spec);
-        let tokenizer = "tokenizer.json".to_owned();
-        for path in self.weights.paths().iter().chain([&tokenizer]) {
-            hasher.update(self.digest(path, manifest.as_ref())?.as_bytes());
+        let json = |error| Error::new(ErrorCode::INTERNAL, format!("the model's settings: {error}"));
+        let mut space = blake3::Hasher::new();
+        space.update(b"magray transformer 1\n");
+        space.update(&serde_json::to_vec(&self.spec).map_err(json)?);
+        let mut weights = blake3::Hasher::new();
+        weights.update(&serde_json::to_vec(&self.spec.architecture).map_err(json)?);
+        for path in self.weights.paths() {
+            let digest = self.digest(path, manifest.as_ref())?;
+            space.update(digest.as_bytes());
+            weights.update(digest.as_bytes());
         }
-        Ok(hasher.finalize().into())
+        space.update(self.digest("tokenizer.json", manifest.as_ref())?.as_bytes());
+        Ok(Digests { space: space.finalize().into(), weights: weights.finalize().into() })
     }
 
     fn digest(&self, path: &str, manifest: Option<&Manifest>) -> Result<blake3::Hash> {

@@ -13,11 +13,11 @@ mod tokenizer;
 mod weights;
 
 pub use architecture::{Activation, Architecture, Bert, Qwen3};
-pub use folder::{ModelFolder, Overrides, Prefixes, Spec, WeightFiles};
+pub use folder::{Digests, ModelFolder, Overrides, Prefixes, Spec, WeightFiles};
 pub use manifest::{MANIFEST, Manifest, ManifestFile};
 pub use pooling::{Pooling, normalize};
 pub use tokenizer::{Packed, Tokenizer};
-pub use weights::Weights;
+pub use weights::{Table, Weights};
 
 use magray_plugin_api::{Error, ErrorCode};
 

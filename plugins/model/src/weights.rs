@@ -1,19 +1,16 @@
 use crate::{ModelFolder, WeightFiles, corrupt, unsupported};
-use half::{
-    bf16, f16,
-    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
-};
+use half::{bf16, f16};
 use magray_plugin_api::{Error, ErrorCode, Result};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
-use std::{collections::HashMap, fmt, fs::File, ops::Range};
+use std::{collections::HashMap, fmt, fs::File, ops::Range, sync::Arc};
 
 /// What may stand before the name of every tensor, by the class that saved the file.
 const PREFIXES: [&str; 5] = ["", "bert.", "roberta.", "mpnet.", "model."];
 
 /// The tensors of a model's safetensors files, mapped.
 pub struct Weights {
-    maps: Vec<Mmap>,
+    maps: Vec<Arc<Mmap>>,
     tensors: HashMap<String, Tensor>,
     prefix: &'static str,
 }
@@ -61,7 +58,7 @@ impl Weights {
                 let (dtype, shape) = (*dtype, shape.clone());
                 tensors.insert(tensor, Tensor { map: maps.len(), bytes, dtype, shape });
             }
-            maps.push(map);
+            maps.push(Arc::new(map));
         }
         let holds = |prefix: &&str| {
             ["embeddings.word_embeddings.weight", "embed_tokens.weight"]
@@ -78,6 +75,37 @@ impl Weights {
         self.tensors.contains_key(&format!("{}{name}", self.prefix))
     }
 
+    /// The shape of a tensor, where there is one of this name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(&format!("{}{name}", self.prefix)).map(|tensor| &*tensor.shape)
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&Tensor> {
+        let tensor =
+            self.tensors.get(name).ok_or_else(|| corrupt(format!("the model has no tensor '{name}'")))?;
+        if tensor.shape != shape {
+            return Err(corrupt(format!("tensor '{name}' has the shape {:?}, not {shape:?}", tensor.shape)));
+        }
+        if !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(unsupported(format!(
+                "tensor '{name}' is {:?}; F32, F16 and BF16 can be read",
+                tensor.dtype
+            )));
+        }
+        Ok(tensor)
+    }
+
+    /// A tensor `[rows, width]` of which single rows are wanted; F32, F16 and BF16 can be read. It
+    /// stays mapped, and its numbers are not checked.
+    ///
+    /// # Errors
+    /// As [`Weights::f32`].
+    pub fn table(&self, name: &str, [rows, width]: [usize; 2]) -> Result<Table> {
+        let tensor = self.tensor(&format!("{}{name}", self.prefix), &[rows, width])?;
+        let map = self.maps[tensor.map].clone();
+        Ok(Table { map, bytes: tensor.bytes.clone(), dtype: tensor.dtype, width })
+    }
+
     /// The numbers of a tensor as f32, row-major; F32, F16 and BF16 can be read.
     ///
     /// # Errors
@@ -85,24 +113,9 @@ impl Weights {
     /// `UNSUPPORTED` for other types.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = format!("{}{name}", self.prefix);
-        let tensor =
-            self.tensors.get(&name).ok_or_else(|| corrupt(format!("the model has no tensor '{name}'")))?;
-        if tensor.shape != shape {
-            return Err(corrupt(format!("tensor '{name}' has the shape {:?}, not {shape:?}", tensor.shape)));
-        }
-        let bytes = &self.maps[tensor.map][tensor.bytes.clone()];
-        let halves =
-            || bytes.as_chunks().0.iter().map(|&half| u16::from_le_bytes(half)).collect::<Vec<u16>>();
-        let numbers: Vec<f32> = match tensor.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|&number| f32::from_le_bytes(number)).collect(),
-            Dtype::F16 => halves().reinterpret_cast::<f16>().to_f32_vec(),
-            Dtype::BF16 => halves().reinterpret_cast::<bf16>().to_f32_vec(),
-            other => {
-                return Err(unsupported(format!(
-                    "tensor '{name}' is {other:?}; F32, F16 and BF16 can be read"
-                )));
-            }
-        };
+        let tensor = self.tensor(&name, shape)?;
+        let mut numbers = vec![0.0; shape.iter().product()];
+        read(&self.maps[tensor.map][tensor.bytes.clone()], tensor.dtype, &mut numbers);
         if let Some(at) = numbers.iter().position(|number| !number.is_finite()) {
             return Err(corrupt(format!("tensor '{name}' has {} at {at}", numbers[at])));
         }
@@ -112,5 +125,47 @@ impl Weights {
     /// Bytes of the files, which the system may drop from memory at any time.
     pub fn mapped(&self) -> u64 {
         self.maps.iter().map(|map| map.len() as u64).sum()
+    }
+}
+
+/// A tensor of which single rows are read, such as word embeddings.
+pub struct Table {
+    map: Arc<Mmap>,
+    bytes: Range<usize>,
+    dtype: Dtype,
+    width: usize,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("dtype", &self.dtype).finish_non_exhaustive()
+    }
+}
+
+impl Table {
+    /// Writes a row into `out`, `[width]`.
+    pub fn read(&self, row: usize, out: &mut [f32]) {
+        let size = self.width * self.dtype.bitsize() / 8;
+        read(&self.map[self.bytes.clone()][row * size..][..size], self.dtype, out);
+    }
+
+    /// Bytes of the table, which the system may drop from memory at any time.
+    pub fn mapped(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+/// Reads numbers of a type that [`Weights::tensor`] lets through.
+fn read(bytes: &[u8], dtype: Dtype, out: &mut [f32]) {
+    let halves = || bytes.as_chunks().0.iter().map(|&half| u16::from_le_bytes(half));
+    match dtype {
+        Dtype::F16 => out.iter_mut().zip(halves()).for_each(|(out, half)| *out = f16::from_bits(half).into()),
+        Dtype::BF16 => {
+            out.iter_mut().zip(halves()).for_each(|(out, half)| *out = bf16::from_bits(half).into())
+        }
+        _ => {
+            let numbers = bytes.as_chunks().0.iter().map(|&number| f32::from_le_bytes(number));
+            out.iter_mut().zip(numbers).for_each(|(out, number)| *out = number);
+        }
     }
 }

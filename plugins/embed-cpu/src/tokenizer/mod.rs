@@ -17,8 +17,17 @@ const MAX_WORD_CHARS: usize = 100;
 
 /// The pieces with a meaning of their own. They match in the raw text, case and all.
 pub(crate) const SPECIAL: [&str; 5] = [UNKNOWN, "[PAD]", "[CLS]", "[SEP]", "[MASK]"];
-/// Stands for what cannot be spelled. It is left out of every result.
+/// Stands for what cannot be spelled.
 const UNKNOWN: &str = "[UNK]";
+
+/// What becomes of a word that cannot be spelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// It is left out, as static models do.
+    Drop,
+    /// It is [`UNKNOWN`], as transformers do, where the vocabulary has that.
+    Keep,
+}
 
 pub(crate) struct Tokenizer {
     vocab: Vocab,
@@ -31,12 +40,15 @@ impl Tokenizer {
     ///
     /// # Errors
     /// `CORRUPT_DATA` for a piece that stands there twice, `UNSUPPORTED` for too many pieces.
-    pub(crate) fn new(pieces: &[&str]) -> Result<Self> {
+    pub(crate) fn new(pieces: &[&str], unknown: Unknown) -> Result<Self> {
         let special = SPECIAL.iter().filter_map(|&name| {
             let id = pieces.iter().position(|&piece| piece == name)?;
             Some((name, u32::try_from(id).ok()?))
         });
-        Ok(Self { vocab: Vocab::new(pieces)?, special: special.collect() })
+        let special: Vec<_> = special.collect();
+        let id = special.iter().find(|(name, _)| *name == UNKNOWN).map(|&(_, id)| id);
+        let unknown = id.filter(|_| unknown == Unknown::Keep);
+        Ok(Self { vocab: Vocab::new(pieces, unknown)?, special })
     }
 
     /// Bytes of memory that it takes.
@@ -44,8 +56,7 @@ impl Tokenizer {
         self.vocab.memory()
     }
 
-    /// Appends the ids of `text`, without special tokens around it. What the vocabulary cannot
-    /// spell is left out.
+    /// Appends the ids of `text`, without special tokens around it.
     pub(crate) fn encode(&self, text: &str, ids: &mut Vec<u32>) {
         let bytes = text.as_bytes();
         let mut at = 0;
@@ -74,7 +85,9 @@ impl Tokenizer {
         if first == b'['
             && let Some(&(name, id)) = self.special.iter().find(|(name, _)| text.starts_with(name))
         {
-            if name != UNKNOWN {
+            if name == UNKNOWN {
+                self.vocab.add_unknown(ids);
+            } else {
                 ids.push(id);
             }
             return name.len();
@@ -126,8 +139,10 @@ impl Word {
 
     /// Appends its ids and starts the next word.
     fn spell(&mut self, vocab: &Vocab, ids: &mut Vec<u32>) {
-        if self.chars > 0 && self.chars <= MAX_WORD_CHARS {
-            vocab.spell(&self.bytes[..self.len], ids);
+        match self.chars {
+            0 => {}
+            1..=MAX_WORD_CHARS => vocab.spell(&self.bytes[..self.len], ids),
+            _ => vocab.add_unknown(ids),
         }
         (self.len, self.chars) = (0, 0);
     }
@@ -184,8 +199,8 @@ mod tests {
     use std::sync::LazyLock;
 
     static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
-        let pieces: Vec<&str> = crate::model::EMBEDDED_VOCAB.lines().collect();
-        Tokenizer::new(&pieces).unwrap()
+        let pieces: Vec<&str> = crate::static_model::EMBEDDED_VOCAB.lines().collect();
+        Tokenizer::new(&pieces, Unknown::Drop).unwrap()
     });
 
     fn encode(text: &str) -> Vec<u32> {
@@ -237,16 +252,19 @@ mod tests {
 
     #[test]
     fn a_piece_that_stands_there_twice_is_an_error() {
-        let error = Tokenizer::new(&["a", "##a", "b", "a"]).err().unwrap();
+        let error = Tokenizer::new(&["a", "##a", "b", "a"], Unknown::Drop).err().unwrap();
         assert!(error.message().contains("'a' twice, as 0 and 3"), "{error}");
-        let error = Tokenizer::new(&["##abcdefghijklmnopq", "##abcdefghijklmnopq"]).err().unwrap();
+        let error =
+            Tokenizer::new(&["##abcdefghijklmnopq", "##abcdefghijklmnopq"], Unknown::Drop).err().unwrap();
         assert!(error.message().contains("twice, as 0 and 1"), "{error}");
     }
 
     #[test]
     fn the_longest_piece_wins_at_every_length() {
         let long = "abcdefghijklmnopqrstuvwxyz";
-        let tokenizer = Tokenizer::new(&["a", "abcdefghijklmnopq", "##r", "##stuvwxyzabcdefghijkl"]).unwrap();
+        let tokenizer =
+            Tokenizer::new(&["a", "abcdefghijklmnopq", "##r", "##stuvwxyzabcdefghijkl"], Unknown::Drop)
+                .unwrap();
         let mut ids = Vec::new();
         tokenizer.encode(&format!("{long}abcdefghijkl {long}abcdefghijklm {}r", &long[..17]), &mut ids);
         assert_eq!(ids, [1, 2, 3, 1, 2]);

@@ -13,6 +13,8 @@ pub(super) struct Vocab {
     starts: Pieces,
     /// Pieces that go on with one (`##`).
     continuations: Pieces,
+    /// What a word becomes that cannot be spelled.
+    unknown: Option<u32>,
 }
 
 /// The pieces of one kind.
@@ -48,7 +50,7 @@ impl Vocab {
     ///
     /// # Errors
     /// `CORRUPT_DATA` for a piece that stands there twice, `UNSUPPORTED` for too many pieces.
-    pub(super) fn new(pieces: &[&str]) -> Result<Self> {
+    pub(super) fn new(pieces: &[&str], unknown: Option<u32>) -> Result<Self> {
         if pieces.len() > MAX_PIECES {
             return Err(Error::new(
                 ErrorCode::UNSUPPORTED,
@@ -60,6 +62,7 @@ impl Vocab {
             keys: vec![0; pieces.len()],
             starts: Pieces::with_room(pieces.len() - continuations),
             continuations: Pieces::with_room(continuations),
+            unknown,
         };
         for (id, piece) in (0..).zip(pieces) {
             let (table, bytes) = match piece.strip_prefix("##") {
@@ -90,18 +93,32 @@ impl Vocab {
     }
 
     /// Appends the ids of `word` (normalised, not empty), by the longest piece that fits, again and
-    /// again; nothing where no piece fits.
+    /// again; the unknown piece, if any, where none fits.
     pub(super) fn spell(&self, word: &[u8], ids: &mut Vec<u32>) {
         let (word_ids, mut rest, mut table) = (ids.len(), word, &self.starts);
         while rest.len() > SHORT {
-            let Some((id, len)) = self.longest_prefix(table, rest) else { return ids.truncate(word_ids) };
+            let Some((id, len)) = self.longest_prefix(table, rest) else {
+                return self.give_up(word_ids, ids);
+            };
             ids.push(id);
             rest = &rest[len..];
             table = &self.continuations;
         }
         if !rest.is_empty() && !self.spell_rest(table, window(rest), rest.len(), ids) {
-            ids.truncate(word_ids);
+            self.give_up(word_ids, ids);
         }
+    }
+
+    /// Replaces the ids from `word_ids` on by the unknown piece, if any.
+    #[cold]
+    fn give_up(&self, word_ids: usize, ids: &mut Vec<u32>) {
+        ids.truncate(word_ids);
+        self.add_unknown(ids);
+    }
+
+    /// Appends the unknown piece, if any.
+    pub(super) fn add_unknown(&self, ids: &mut Vec<u32>) {
+        ids.extend(self.unknown);
     }
 
     /// [`Vocab::spell`] of a word of `len` bytes, at most [`SHORT`], that `key` holds.
@@ -113,7 +130,7 @@ impl Vocab {
         }
         let word_ids = ids.len();
         if !self.spell_rest(&self.starts, key, len, ids) {
-            ids.truncate(word_ids);
+            self.give_up(word_ids, ids);
         }
     }
 

@@ -1,4 +1,4 @@
-use crate::pooling::f16_to_f32;
+use super::pooling::f16_to_f32;
 use magray_plugin_api::{Error, ErrorCode, Result};
 use memmap2::Mmap;
 use safetensors::{

@@ -1,15 +1,13 @@
-use crate::{
-    tokenizer::{SPECIAL, Tokenizer},
-    weights::{File, Weights},
-};
+use super::weights::{File, Weights};
+use crate::tokenizer::{SPECIAL, Tokenizer, Unknown};
 use magray_plugin_api::{Error, ErrorCode, Result};
 use memmap2::Mmap;
 use serde_json::Value;
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, env, fs, io, path::Path};
 
 /// Name of the embedded model.
 pub(crate) const EMBEDDED: &str = "potion-base-8M-int8";
-pub(crate) const EMBEDDED_VOCAB: &str = include_str!("../model/potion-base-8M-int8/vocab.txt");
+pub(crate) const EMBEDDED_VOCAB: &str = include_str!("../../model/potion-base-8M-int8/vocab.txt");
 /// [`space`] of the embedded model, known beforehand so that no start hashes it. A test compares.
 const EMBEDDED_SPACE: [u8; 32] = [
     0x67, 0x4f, 0x5c, 0xba, 0x96, 0xac, 0xd6, 0x71, 0x14, 0x88, 0xf9, 0x01, 0xac, 0xdd, 0x4a, 0xcc, 0x8f,
@@ -28,11 +26,11 @@ pub(crate) struct Model {
 impl Model {
     /// The model that is a part of this library.
     pub(crate) fn embedded() -> Result<Self> {
-        let file = File::Embedded(include_bytes!("../model/potion-base-8M-int8/model.safetensors"));
+        let file = File::Embedded(include_bytes!("../../model/potion-base-8M-int8/model.safetensors"));
         let pieces: Vec<&str> = EMBEDDED_VOCAB.lines().collect();
         Ok(Self {
             name: EMBEDDED.to_owned(),
-            tokenizer: Tokenizer::new(&pieces)?,
+            tokenizer: Tokenizer::new(&pieces, Unknown::Drop)?,
             weights: Weights::new(file)?,
             space: EMBEDDED_SPACE,
         })
@@ -60,8 +58,12 @@ impl Model {
         let config = json(dir, "config.json")?;
         if config["model_type"] != "model2vec" {
             let message = format!(
-                "config.json has the model_type {}, and this backend runs only 'model2vec'; use another backend",
-                config["model_type"]
+                "config.json has the model_type {}, and what is built into the program runs only 'model2vec'; put \
+                 the plugin file of 'cpu' ({}magray_embed_cpu_plugin{}) beside the program or into the folder \
+                 `plugins` of the data folder, or use another backend",
+                config["model_type"],
+                env::consts::DLL_PREFIX,
+                env::consts::DLL_SUFFIX,
             );
             return Err(Error::new(ErrorCode::UNSUPPORTED, message));
         }
@@ -91,7 +93,12 @@ impl Model {
             )));
         }
         let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
-        Ok(Self { name, tokenizer: Tokenizer::new(&pieces)?, space: space(&weights, &pieces), weights })
+        Ok(Self {
+            name,
+            tokenizer: Tokenizer::new(&pieces, Unknown::Drop)?,
+            space: space(&weights, &pieces),
+            weights,
+        })
     }
 }
 
@@ -111,7 +118,7 @@ fn space(weights: &Weights, pieces: &[&str]) -> [u8; 32] {
 }
 
 /// The pieces of a `tokenizer.json` in the order of their ids, `""` for an id without a piece.
-fn pieces_of(tokenizer: &Value, rows: usize) -> Result<Vec<&str>> {
+pub(crate) fn pieces_of(tokenizer: &Value, rows: usize) -> Result<Vec<&str>> {
     let unsupported = |message| Err(Error::new(ErrorCode::UNSUPPORTED, format!("tokenizer.json: {message}")));
     let demands: [(&str, Value); 9] = [
         ("/model/type", "WordPiece".into()),
@@ -196,12 +203,12 @@ fn corrupt(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::tests::file;
+    use crate::static_model::weights::tests::file;
     use safetensors::Dtype;
     use serde_json::json;
     use tempfile::TempDir;
 
-    const FILE: &[u8] = include_bytes!("../model/potion-base-8M-int8/model.safetensors");
+    const FILE: &[u8] = include_bytes!("../../model/potion-base-8M-int8/model.safetensors");
 
     /// A folder with these files.
     fn folder(files: &[(&str, &[u8])]) -> TempDir {
@@ -253,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_folder_of_the_same_files_has_the_same_space() {
-        let config = include_bytes!("../model/potion-base-8M-int8/config.json");
+        let config = include_bytes!("../../model/potion-base-8M-int8/config.json");
         let dir = folder(&[
             ("model.safetensors", FILE),
             ("vocab.txt", EMBEDDED_VOCAB.as_bytes()),

@@ -4,7 +4,7 @@
 //! Every engine gives the same bits: an int8 weight times an f16 scale is exact in f32, so fused and
 //! separate arithmetic agree, and no engine changes the order of the additions.
 
-use crate::weights::{Precision, Weights};
+use super::weights::{Precision, Weights};
 
 /// The instructions that sum the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +166,7 @@ pub(crate) fn normalize(vector: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::tests::weights;
+    use crate::static_model::weights::tests::weights;
     use proptest::prelude::*;
 
     #[test]
