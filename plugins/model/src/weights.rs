@@ -78,6 +78,11 @@ impl Weights {
         self.tensors.contains_key(&format!("{}{name}", self.prefix))
     }
 
+    /// The shape of a tensor, where there is one of this name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(&format!("{}{name}", self.prefix)).map(|tensor| &*tensor.shape)
+    }
+
     /// The numbers of a tensor as f32, row-major; F32, F16 and BF16 can be read.
     ///
     /// # Errors
