@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod evolution;
 mod examples;
+mod onnx;
 mod plugin_zoo;
 mod support;
 mod swap;

@@ -33,8 +33,6 @@ const WATCHED_TOKENS: usize = 256;
 const WATCH: Duration = Duration::from_millis(10);
 /// Texts between two questions whether to go on, while they are tokenized.
 const TOKENIZED_TEXTS: usize = 32;
-/// Share of a GPU's memory that is planned with (SPEC B3).
-const GPU_MEMORY: f64 = 0.7;
 
 /// Embeds texts by transformer models on ONNX Runtime.
 #[derive(Debug)]
@@ -88,7 +86,7 @@ impl CreateEmbedder for OnnxEmbedder {
             space,
         };
         let Running { sessions, gpu, no_gpu } = running;
-        let streams = options.streams(gpu.as_ref());
+        let streams = options.streams(gpu.as_ref(), source.size());
         let device = DeviceReport {
             device: if gpu.is_some() { format!("cuda:{}", options.device_id) } else { "cpu".to_owned() },
             engine: sessions.provider().to_owned(),
@@ -147,14 +145,15 @@ fn start(
     no_gpu: String,
     threads: usize,
 ) -> Result<Running> {
+    let streams = |gpu: Option<&Gpu>| options.streams(gpu, source.size());
     let sessions = |target: &Target, gpu: Option<&Gpu>| {
-        Sessions::new(runtime, source, folder, target, options.streams(gpu), threads)
+        Sessions::new(runtime, source, folder, target, streams(gpu), threads)
     };
     let on_cpu = |no_gpu: String| Ok(Running { sessions: sessions(&Target::Cpu, None)?, gpu: None, no_gpu });
     let Some(found) = gpu else { return on_cpu(no_gpu) };
     let target = Target::Cuda {
         device: options.device_id,
-        mem_limit: options.gpu_mem_limit,
+        mem_limit: options.gpu_mem_limit / streams(Some(&found)) as u64,
         pinned: options.pins_memory(&found),
     };
     match sessions(&target, Some(&found)) {
@@ -166,16 +165,12 @@ fn start(
     }
 }
 
-/// A pool for what one GPU runs, whose runs are small enough for its memory.
+/// A pool for the runs of each stream of a GPU, which are small enough for its share of the memory.
 fn gpu_pool(gpu: &Gpu, options: &Options, folder: &ModelFolder, streams: usize) -> Pool {
-    let planned = (gpu.memory as f64 * GPU_MEMORY) as u64;
-    let each = match options.gpu_mem_limit {
-        0 => planned / streams as u64,
-        limit => limit.min(planned / streams as u64),
-    };
+    let each = options.gpu_memory(gpu) / streams as u64;
     let most = options.batch_size.saturating_mul(folder.spec.max_tokens);
     let fitting = each / activation_bytes(folder).max(1);
-    Pool::new(Some(each * streams as u64), most.min(usize::try_from(fitting).unwrap_or(usize::MAX)))
+    Pool::new(Some(each), most.min(usize::try_from(fitting).unwrap_or(usize::MAX)))
 }
 
 /// About the bytes that a token needs while it runs: the widest layer with what goes into it and comes
@@ -357,6 +352,22 @@ impl Embedder for OnnxEmbedder {
         }
     }
 
+    /// `tokens_at_once`: tokens of one run, padding included; at least one text runs.
+    fn tune(&self, name: &str, value: &str) -> Result<()> {
+        if name != "tokens_at_once" {
+            let message = format!("'{name}' cannot be changed while it runs; 'tokens_at_once' can");
+            return Err(Error::new(ErrorCode::UNSUPPORTED, message));
+        }
+        let tokens = value.parse().ok().filter(|&tokens| tokens > 0).ok_or_else(|| {
+            Error::new(
+                ErrorCode::INVALID_CONFIG,
+                format!("'tokens_at_once' is a number above 0, not '{value}'"),
+            )
+        })?;
+        lock(&self.pool).set_budget(tokens);
+        Ok(())
+    }
+
     fn describe(&self) -> String {
         serde_json::json!({
             "model": self.info.model,
@@ -365,7 +376,7 @@ impl Embedder for OnnxEmbedder {
             "max_tokens": self.info.max_tokens,
             "pooling": self.folder.spec.pooling,
             "precision": self.device.precision,
-            "onnx_runtime": Runtime::version(),
+            "onnx_runtime": self.runtime.version,
             "library": self.runtime.library,
             "nodes": self.sessions.placement,
             "streams": self.streams,

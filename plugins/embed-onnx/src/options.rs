@@ -17,7 +17,7 @@ pub struct Options {
     pub allow_cpu: bool,
     /// Which GPU, counted from 0.
     pub device_id: u32,
-    /// Bytes of GPU memory that each session may allocate; 0: no limit.
+    /// Bytes of GPU memory to use at most, shared by the streams; 0: no limit.
     pub gpu_mem_limit: u64,
     /// Precision of the arithmetic.
     pub precision: Precision,
@@ -52,6 +52,9 @@ pub enum Precision {
     /// 8-bit integers for most products; vectors have a cosine of .995 or more to those of `fp32`.
     Int8,
 }
+
+/// Share of a GPU's memory that is planned with (SPEC B3).
+const GPU_MEMORY: f64 = 0.7;
 
 /// Sessions are copies of the model in memory.
 const MOST_STREAMS: usize = 64;
@@ -92,7 +95,7 @@ pub(crate) const SCHEMA: &str = r#"{
       "type": "integer",
       "minimum": 0,
       "default": 0,
-      "description": "Bytes of GPU memory that each stream may allocate; 0 is no limit."
+      "description": "Bytes of GPU memory to use at most, shared by the streams; 0 is no limit."
     },
     "precision": {
       "enum": ["auto", "fp32", "int8"],
@@ -131,7 +134,7 @@ pub(crate) const SCHEMA: &str = r#"{
       "minimum": 0,
       "maximum": 64,
       "default": 0,
-      "description": "Batches that run at the same time; each stream holds a copy of the model. 0: one on a CPU; on a GPU 2 up to 4 GB of memory, 4 up to 8, 6 up to 16, else 8."
+      "description": "Batches that run at the same time; each stream holds a copy of the model. 0: one on a CPU; on a GPU 2 up to 4 GB of memory, 4 up to 8, 6 up to 16, else 8, but so few that the model takes half of the memory at most."
     },
     "use_pinned_memory": {
       "type": ["boolean", "null"],
@@ -198,9 +201,22 @@ impl Options {
         }
     }
 
-    /// Sessions on a GPU, or on the CPU where there is none.
-    pub(crate) fn streams(&self, gpu: Option<&Gpu>) -> usize {
-        if self.streams > 0 { self.streams } else { gpu.map_or(1, Gpu::streams) }
+    /// Sessions on a GPU, or on the CPU where there is none, of a model of so many bytes.
+    pub(crate) fn streams(&self, gpu: Option<&Gpu>, model: u64) -> usize {
+        match gpu {
+            _ if self.streams > 0 => self.streams,
+            None => 1,
+            Some(gpu) => {
+                let copies = self.gpu_memory(gpu) / 2 / model.max(1);
+                gpu.streams().min(usize::try_from(copies).unwrap_or(usize::MAX)).max(1)
+            }
+        }
+    }
+
+    /// Bytes of a GPU's memory that are planned with.
+    pub(crate) fn gpu_memory(&self, gpu: &Gpu) -> u64 {
+        let planned = (gpu.memory as f64 * GPU_MEMORY) as u64;
+        if self.gpu_mem_limit > 0 { planned.min(self.gpu_mem_limit) } else { planned }
     }
 
     pub(crate) fn pins_memory(&self, gpu: &Gpu) -> bool {
@@ -250,10 +266,18 @@ mod tests {
     fn a_gpu_decides_what_is_not_set() {
         let gpu = Gpu { memory: 16 << 30, capability: 8 };
         let options = Options::default();
-        assert_eq!((options.streams(None), options.streams(Some(&gpu))), (1, 6));
+        assert_eq!((options.streams(None, 1 << 20), options.streams(Some(&gpu), 1 << 20)), (1, 6));
+        assert_eq!(options.gpu_memory(&gpu), (16.0 * 0.7 * f64::from(1 << 30)) as u64);
+        // Half of 11.2 GiB holds two models of 2.4; of 4 GiB none, and one is the least.
+        assert_eq!(options.streams(Some(&gpu), 2_400_000_000), 2);
+        let limited = Options { gpu_mem_limit: 4 << 30, ..Options::default() };
+        assert_eq!(limited.streams(Some(&gpu), 2_400_000_000), 1);
         assert_eq!((options.prefetch(None), options.prefetch(Some(&gpu))), (0, 2));
         assert!(options.pins_memory(&gpu));
         let set = Options { streams: 3, prefetch: Some(0), use_pinned_memory: Some(false), ..options };
-        assert_eq!((set.streams(Some(&gpu)), set.prefetch(Some(&gpu)), set.pins_memory(&gpu)), (3, 0, false));
+        assert_eq!(
+            (set.streams(Some(&gpu), 1 << 40), set.prefetch(Some(&gpu)), set.pins_memory(&gpu)),
+            (3, 0, false)
+        );
     }
 }

@@ -10,6 +10,8 @@ const HISTORY: usize = 100;
 const FEWEST: usize = 10;
 /// The pool keeps so many times the mean run (SPEC B4).
 const MEANS_KEPT: u64 = 4;
+/// Bytes that are not worth giving back.
+const LEAST_KEPT: u64 = 64 << 20;
 const LEAST_SUCCESS: f64 = 0.8;
 const MOST_MEMORY: f64 = 0.9;
 
@@ -67,6 +69,11 @@ impl Pool {
         self.budget
     }
 
+    /// Lets one run have so many tokens.
+    pub(crate) fn set_budget(&mut self, tokens: usize) {
+        self.budget = tokens.max(1);
+    }
+
     /// Notes how a run of `tokens` tokens ended.
     pub(crate) fn ran(&mut self, tokens: usize, outcome: Outcome) {
         remember(&mut self.outcomes, outcome == Outcome::Success);
@@ -77,7 +84,8 @@ impl Pool {
     }
 
     /// Notes what a run needed, and the state of the allocators after it. Says whether they should
-    /// give back what they keep, with the next run: more than four times what a run needs on average.
+    /// give back what they keep, with the next run: more than four times what a run needs on average, and
+    /// more than a little.
     pub(crate) fn allocated(&mut self, by_run: u64, usage: Usage) -> bool {
         remember(&mut self.allocations, by_run);
         self.usage = usage;
@@ -90,7 +98,7 @@ impl Pool {
     /// Bytes that are worth keeping for runs to come.
     fn target(&self) -> u64 {
         let count = self.allocations.len().max(1) as u64;
-        MEANS_KEPT * (self.allocations.iter().sum::<u64>() / count)
+        LEAST_KEPT.max(MEANS_KEPT * (self.allocations.iter().sum::<u64>() / count))
     }
 
     /// Share of the last runs that succeeded; 1 before the first.
@@ -157,20 +165,24 @@ mod tests {
 
     #[test]
     fn the_pool_keeps_four_times_the_mean_run() {
+        const MIB: u64 = 1 << 20;
         let mut pool = Pool::new(None, 1000);
-        let usage = |kept: u64| Usage { reserved: 5000 + kept, in_use: 5000, peak: 6000 };
+        let usage = |kept: u64| Usage { reserved: 5000 * MIB + kept, in_use: 5000 * MIB, peak: 6000 * MIB };
         for _ in 0..FEWEST - 1 {
-            assert!(!pool.allocated(100, usage(1_000_000)), "too few runs to judge by");
+            assert!(!pool.allocated(100 * MIB, usage(4000 * MIB)), "too few runs to judge by");
         }
-        assert!(pool.allocated(100, usage(401)));
-        assert!(!pool.allocated(100, usage(400)));
-        // Larger runs are worth a larger pool, and the small ones are forgotten.
+        assert!(pool.allocated(100 * MIB, usage(400 * MIB + 1)));
+        assert!(!pool.allocated(100 * MIB, usage(400 * MIB)));
+        // Larger runs are worth a larger pool, and what came before is forgotten.
         for _ in 0..HISTORY {
-            pool.allocated(1000, usage(0));
+            pool.allocated(200 * MIB, usage(0));
         }
-        assert!(!pool.allocated(1000, usage(4000)));
-        assert_eq!(pool.describe()["kept_at_most"], 4000);
+        assert!(!pool.allocated(200 * MIB, usage(800 * MIB)));
+        assert_eq!(pool.describe()["kept_at_most"], 800 * MIB);
         assert_eq!(pool.describe()["shrinkings"], 1);
+        for _ in 0..HISTORY {
+            assert!(!pool.allocated(1, usage(LEAST_KEPT)), "a little may be kept");
+        }
     }
 
     #[test]

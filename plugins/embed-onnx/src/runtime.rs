@@ -1,11 +1,12 @@
 //! Finds ONNX Runtime, loads it, and makes the one environment that a process may have.
 use crate::error;
+use libloading::Library;
 use magray_plugin_api::{Error, ErrorCode, Host, Result};
 use object::{Object as _, ObjectSegment as _, ReadCache};
 use ort::{environment::Environment, logging::LogLevel};
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{CStr, OsStr},
     fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -30,6 +31,8 @@ pub(crate) struct Runtime {
     pub(crate) environment: Environment,
     /// Where it was found.
     pub(crate) library: PathBuf,
+    /// Such as `1.31.1`.
+    pub(crate) version: String,
 }
 
 /// The first one that was loaded stays for the life of the process: a library cannot be unloaded
@@ -84,17 +87,26 @@ impl Runtime {
             .build()
             .map_err(|error| error::of_runtime("does not start", &error))?;
         environment.set_log_level(LogLevel::Warning);
-        let runtime = Self { environment, library };
+        let runtime = Self { environment, version: version(&library), library };
         *loaded = Some(runtime.clone());
         Ok(runtime)
     }
+}
 
-    /// Its version, such as `1.31.1`; empty where it does not say.
-    pub(crate) fn version() -> &'static str {
-        // "ORT Build Info: git-branch=rel-1.31.1, git-commit-id=..., ..."
-        let info = ort::info();
-        let branch = info.split("git-branch=").nth(1).and_then(|rest| rest.split(',').next());
-        branch.unwrap_or_default().trim_start_matches("rel-")
+/// The version of a library that is loaded, such as `1.31.1`; empty where it does not say.
+fn version(library: &Path) -> String {
+    // SAFETY: the library is loaded and started already, so that this starts nothing; ort looked up
+    // the same function, of which this is the type, and checked what it gives.
+    unsafe {
+        let version = || -> Option<String> {
+            let library = Library::new(library).ok()?;
+            let base =
+                library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0");
+            let base = base.ok()?().as_ref()?;
+            let version = (base.GetVersionString)();
+            (!version.is_null()).then(|| CStr::from_ptr(version).to_string_lossy().into_owned())
+        };
+        version().unwrap_or_default()
     }
 }
 

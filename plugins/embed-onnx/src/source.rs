@@ -28,9 +28,8 @@ impl Source {
     /// # Errors
     /// `UNSUPPORTED` where the folder has no form that runs here.
     pub(crate) fn choose(folder: &ModelFolder, precision: Precision) -> Result<Self> {
-        if let (Architecture::Bert(_), WeightFiles::Safetensors(_)) =
-            (&folder.spec.architecture, &folder.weights)
-        {
+        let tensors = matches!(folder.weights, WeightFiles::Safetensors(_));
+        if tensors && graph::is_known(&folder.spec.architecture) {
             let weights = Weights::open(folder)?;
             return Ok(Self::Tensors { weights, int8: precision == Precision::Int8 });
         }
@@ -55,6 +54,14 @@ impl Source {
         }
     }
 
+    /// Bytes of its weights.
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Self::Tensors { weights, .. } => weights.mapped(),
+            Self::File { path, .. } => path.metadata().map_or(0, |metadata| metadata.len()),
+        }
+    }
+
     /// Makes a session by `options`, and says how it is fed.
     ///
     /// # Errors
@@ -65,17 +72,16 @@ impl Source {
         folder: &ModelFolder,
         mut options: SessionBuilder,
     ) -> Result<(Session, Form)> {
-        match (self, &folder.spec.architecture) {
-            (Self::Tensors { weights, int8 }, Architecture::Bert(bert)) => {
-                let model = graph::bert(bert, weights, *int8)
+        match self {
+            Self::Tensors { weights, int8 } => {
+                let model = graph::build(&folder.spec, weights, *int8)
                     .map_err(|error| error_of(folder, error.code(), error.message()))?;
                 let session = model.into_session(&options).map_err(|error| {
                     error::of_runtime(&format!("cannot run the model {}", folder.name), &error)
                 })?;
                 Ok((session, Form::Network))
             }
-            (Self::Tensors { .. }, _) => Err(unsupported(folder, Precision::Auto)),
-            (Self::File { path, .. }, _) => {
+            Self::File { path, .. } => {
                 let session = options.commit_from_file(path).map_err(|error| {
                     let error = error::of_runtime(&format!("cannot load {}", path.display()), &error);
                     // Whatever it says of a file that it cannot load, the file is the cause.
@@ -99,15 +105,11 @@ fn error_of(folder: &ModelFolder, code: ErrorCode, message: &str) -> Error {
 }
 
 fn unsupported(folder: &ModelFolder, precision: Precision) -> Error {
-    let network = folder.spec.architecture.label();
     let message = match &folder.spec.architecture {
-        Architecture::Static => format!("it is {network}, which only the backend cpu runs"),
+        Architecture::Static => "it is static, which only the backend cpu runs".to_owned(),
         Architecture::Bert(_) | Architecture::Qwen3(_) => {
             let name = if precision == Precision::Int8 { INT8_FILES[0] } else { "onnx/model.onnx" };
-            format!(
-                "the backend onnx runs {network} from an ONNX file, and the folder has no {name}; get it, or use the \
-                 backend cpu or candle"
-            )
+            format!("it has no model.safetensors and no {name}, so that it does not run in this 'precision'")
         }
     };
     error_of(folder, ErrorCode::UNSUPPORTED, &message)

@@ -33,7 +33,7 @@ const MPNET: Names = Names {
 ///
 /// # Errors
 /// `CORRUPT_DATA` where a tensor is missing or has another shape.
-pub(crate) fn bert(bert: &Bert, weights: &Weights, int8: bool) -> Result<Model> {
+pub(super) fn bert(bert: &Bert, weights: &Weights, int8: bool) -> Result<Model> {
     let mut builder = Builder::new(weights)?;
     let quantizer = if int8 { Some(Quantizer::new(&mut builder)?) } else { None };
     let mut network = Network { builder, bert, quantizer };
@@ -221,7 +221,7 @@ fn least(activation: Activation) -> f32 {
 }
 
 /// `rows`, `[n, k]`, as `[k, n]`.
-fn transpose(rows: &[f32], k: usize) -> Vec<f32> {
+pub(super) fn transpose(rows: &[f32], k: usize) -> Vec<f32> {
     // In blocks, so that both sides stay in the cache.
     const BLOCK: usize = 16;
     let n = rows.len() / k;

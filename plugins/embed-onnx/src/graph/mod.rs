@@ -14,10 +14,36 @@
 mod bert;
 mod builder;
 mod int8;
+mod qwen3;
 
-pub(crate) use bert::bert;
+use magray_model::{Architecture, Spec, Weights};
+use magray_plugin_api::{Error, ErrorCode, Result};
+use ort::editor::Model;
 
 pub(crate) const INPUT_IDS: &str = "input_ids";
 pub(crate) const LENGTHS: &str = "lengths";
 pub(crate) const POOLING: &str = "pooling";
 pub(crate) const POOLED: &str = "pooled";
+
+/// Whether the network of a model can be built.
+pub(crate) fn is_known(architecture: &Architecture) -> bool {
+    match architecture {
+        Architecture::Bert(_) | Architecture::Qwen3(_) => true,
+        Architecture::Static => false,
+    }
+}
+
+/// Builds the network of a model from its tensors, in f32 or with its linear layers in int8.
+///
+/// # Errors
+/// `CORRUPT_DATA` where a tensor is missing or has another shape, `UNSUPPORTED` where the network is
+/// not known.
+pub(crate) fn build(spec: &Spec, weights: &Weights, int8: bool) -> Result<Model> {
+    match &spec.architecture {
+        Architecture::Bert(bert) => bert::bert(bert, weights, int8),
+        Architecture::Qwen3(qwen) => qwen3::qwen3(qwen, spec.max_tokens, weights, int8),
+        Architecture::Static => {
+            Err(Error::new(ErrorCode::UNSUPPORTED, "a static model is no network; the backend cpu runs it"))
+        }
+    }
+}
