@@ -41,7 +41,7 @@ fn a_transformer_indexes_and_searches() {
 fn a_missing_runtime_is_one_line_with_the_remedy() {
     let home = Home::new();
     home.install(ONNX);
-    let mut command = command(&home, &["search", "anything"]);
+    let mut command = command(&home, &["add", "anything"]);
     let ran = Ran::of(command.env("ORT_DYLIB_PATH", "/no/such/library.so")).expect(3);
     let ran = ran.says(&["/no/such/library.so", "scripts/fetch-models.sh"]);
     assert_eq!(ran.stderr.trim().lines().count(), 1, "{ran:#?}");
