@@ -12,6 +12,7 @@ mod fallback;
 mod gpu;
 mod hub;
 mod models;
+mod onnx;
 mod plugin_zoo;
 mod quality;
 mod reembed;

@@ -1,0 +1,275 @@
+//! Encoders of the BERT family: BERT, XLM-R, MPNet.
+use super::{
+    INPUT_IDS, LENGTHS,
+    builder::{Builder, CONTRIB, ONNX, attribute},
+    int8::{Blocks, Columns, Quantizer},
+};
+use magray_model::{Activation, Bert, Weights};
+use magray_plugin_api::Result;
+use ort::editor::Model;
+
+/// Distance from which on all positions share a bucket of the relative bias.
+const MAX_DISTANCE: f32 = 128.0;
+
+/// Names of a layer's tensors, below `encoder.layer.N.`.
+struct Names {
+    qkv: [&'static str; 3],
+    out: &'static str,
+    norm: &'static str,
+}
+
+const BERT: Names = Names {
+    qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+    out: "attention.output.dense",
+    norm: "attention.output.LayerNorm",
+};
+const MPNET: Names = Names {
+    qkv: ["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+    out: "attention.attn.o",
+    norm: "attention.LayerNorm",
+};
+
+/// Builds the network, in f32 or with its linear layers in int8.
+///
+/// # Errors
+/// `CORRUPT_DATA` where a tensor is missing or has another shape.
+pub(super) fn bert(bert: &Bert, weights: &Weights, int8: bool) -> Result<Model> {
+    let mut builder = Builder::new(weights)?;
+    let quantizer = if int8 { Some(Quantizer::new(&mut builder)?) } else { None };
+    let mut network = Network { builder, bert, quantizer };
+    let mut states = network.embeddings()?;
+    let bias = network.relative_bias()?;
+    for layer in 0..bert.layers {
+        states = network.layer(&format!("encoder.layer.{layer}"), &states, bias.as_deref())?;
+    }
+    network.builder.finish(&states, bert.hidden)
+}
+
+struct Network<'a> {
+    builder: Builder<'a>,
+    bert: &'a Bert,
+    /// In int8 networks.
+    quantizer: Option<Quantizer>,
+}
+
+/// A linear layer whose bias is still to be added.
+struct Linear {
+    product: String,
+    bias: String,
+}
+
+impl Network<'_> {
+    /// The normalised sum of the embeddings of word, position and token type, `[batch, seq, hidden]`.
+    fn embeddings(&mut self) -> Result<String> {
+        let Bert { hidden, vocab, positions, first_position, token_types, .. } = *self.bert;
+        let words = self.builder.tensor("embeddings.word_embeddings.weight", &[vocab, hidden])?;
+        let weights = self.builder.weights;
+        let table = weights.f32("embeddings.position_embeddings.weight", &[positions, hidden])?;
+        // The operator counts positions from 0, and every token is of type 0.
+        let mut table = table[first_position * hidden..].to_vec();
+        if token_types {
+            let name = "embeddings.token_type_embeddings.weight";
+            let types = weights.shape(name).and_then(|shape| shape.first().copied()).unwrap_or(1);
+            let types = weights.f32(name, &[types.max(1), hidden])?;
+            for row in table.chunks_exact_mut(hidden) {
+                row.iter_mut().zip(&types).for_each(|(x, added)| *x += added);
+            }
+        }
+        let shape = [positions - first_position, hidden];
+        let table = self.builder.constant("positions", &shape, &table)?;
+        let [gamma, beta] = self.norm("embeddings.LayerNorm")?;
+        let epsilon = attribute("epsilon", self.bert.layer_norm_eps)?;
+        let inputs = [INPUT_IDS, "", &words, &table, "", &gamma, &beta];
+        // The second output is a mask that nothing reads; the operator insists on it.
+        let outputs = ["embeddings", "embeddings.mask"];
+        self.builder.node_of(CONTRIB, "EmbedLayerNormalization", &inputs, &outputs, [epsilon])?;
+        Ok(outputs[0].to_owned())
+    }
+
+    /// MPNet's bias of the attention scores, `[1, heads, seq, seq]`: one number a head and distance.
+    fn relative_bias(&mut self) -> Result<Option<String>> {
+        let Bert { heads, positions, first_position, relative_buckets, .. } = *self.bert;
+        let Some(buckets) = relative_buckets else { return Ok(None) };
+        let table = self.builder.weights.f32("encoder.relative_attention_bias.weight", &[buckets, heads])?;
+        let reach = (positions - first_position) as i64;
+        let by_distance: Vec<f32> = (0..heads)
+            .flat_map(|head| (1 - reach..reach).map(move |distance| (head, distance)))
+            .map(|(head, distance)| table[bucket(distance, buckets) * heads + head])
+            .collect();
+        let build = &mut self.builder;
+        let shape = [heads, by_distance.len() / heads];
+        let by_distance = build.constant("bias.by_distance", &shape, &by_distance)?;
+        let zero = build.constant("bias.zero", &[], &[0i64])?;
+        let one = build.constant("bias.one", &[], &[1i64])?;
+        let last = build.constant("bias.last", &[], &[reach - 1])?;
+        let axes = build.constant("bias.axes", &[1], &[0i64])?;
+        let column = build.constant("bias.column", &[1], &[1i64])?;
+        // Row i, column j of the scores is the query i and the key j, at distance j - i.
+        let ids = build.node(ONNX, "Shape", &[INPUT_IDS], "bias.shape", [])?;
+        let seq = build.node(ONNX, "Gather", &[&ids, &one], "bias.seq", [])?;
+        let keys = build.node(ONNX, "Range", &[&zero, &seq, &one], "bias.keys", [])?;
+        let queries = build.node(ONNX, "Unsqueeze", &[&keys, &column], "bias.queries", [])?;
+        let distance = build.node(ONNX, "Sub", &[&keys, &queries], "bias.distance", [])?;
+        let index = build.node(ONNX, "Add", &[&distance, &last], "bias.index", [])?;
+        let axis = attribute("axis", 1i64)?;
+        let bias = build.node(ONNX, "Gather", &[&by_distance, &index], "bias.heads", [axis])?;
+        build.node(ONNX, "Unsqueeze", &[&bias, &axes], "bias", []).map(Some)
+    }
+
+    /// One layer on the states, `[batch, seq, hidden]`.
+    fn layer(&mut self, at: &str, states: &str, bias: Option<&str>) -> Result<String> {
+        let Bert { hidden, intermediate, relative_buckets, activation, .. } = *self.bert;
+        let names = if relative_buckets.is_some() { &MPNET } else { &BERT };
+        let attention = self.attention(at, names, states, bias)?;
+        let projected = self.linear(&format!("{at}.{}", names.out), &attention, [hidden, hidden], None)?;
+        let added = self.add_norm(&projected, states, &format!("{at}.{}", names.norm))?;
+
+        let up = self.linear(&format!("{at}.intermediate.dense"), &added, [hidden, intermediate], None)?;
+        let inner = self.activate(&up, &format!("{at}.activated"))?;
+        let least = Some(least(activation));
+        let down = self.linear(&format!("{at}.output.dense"), &inner, [intermediate, hidden], least)?;
+        self.add_norm(&down, &added, &format!("{at}.output.LayerNorm"))
+    }
+
+    /// Self-attention with its three projections, `[batch, seq, hidden]`.
+    fn attention(&mut self, at: &str, names: &Names, states: &str, bias: Option<&str>) -> Result<String> {
+        let hidden = self.bert.hidden;
+        let weights = self.builder.weights;
+        let (mut rows, mut biases) =
+            (Vec::with_capacity(3 * hidden * hidden), Vec::with_capacity(3 * hidden));
+        for name in names.qkv {
+            rows.extend(weights.f32(&format!("{at}.{name}.weight"), &[hidden, hidden])?);
+            biases.extend(weights.f32(&format!("{at}.{name}.bias"), &[hidden])?);
+        }
+        let biases = self.builder.constant(&format!("{at}.qkv.bias"), &[3 * hidden], &biases)?;
+        let heads = attribute("num_heads", self.bert.heads as i64)?;
+        let output = format!("{at}.attention");
+        if self.quantizer.is_some() {
+            let qkv = Blocks::new(&rows, hidden).product(&mut self.builder, &format!("{at}.qkv"), states)?;
+            let parts = ["query", "key", "value"].map(|part| format!("{at}.{part}"));
+            let [query, key, value] = parts.each_ref().map(String::as_str);
+            let split = [attribute("axis", -1i64)?, attribute("num_outputs", 3i64)?];
+            self.builder.node_of(ONNX, "Split", &[&qkv], &[query, key, value], split)?;
+            let mut inputs = vec![query, key, value, &biases, LENGTHS];
+            inputs.extend(bias);
+            return self.builder.node(CONTRIB, "MultiHeadAttention", &inputs, &output, [heads]);
+        }
+        let columns = transpose(&rows, hidden);
+        let weight = self.builder.constant(&format!("{at}.qkv.weight"), &[hidden, 3 * hidden], &columns)?;
+        let mut inputs = vec![states, &weight, &biases, LENGTHS];
+        if let Some(bias) = bias {
+            inputs.extend(["", bias]);
+        }
+        self.builder.node(CONTRIB, "Attention", &inputs, &output, [heads])
+    }
+
+    /// The linear layer `name` from `k` to `n` numbers. `least`: no number of `x` is smaller.
+    fn linear(&mut self, name: &str, x: &str, [k, n]: [usize; 2], least: Option<f32>) -> Result<Linear> {
+        let rows = self.builder.weights.f32(&format!("{name}.weight"), &[n, k])?;
+        let mut bias = self.builder.weights.f32(&format!("{name}.bias"), &[n])?;
+        let product = match &mut self.quantizer {
+            Some(quantizer) => {
+                let columns = Columns::new(&rows, k);
+                if let Some(least) = least {
+                    columns.add_product_of(least, &mut bias);
+                }
+                quantizer.product(&mut self.builder, name, x, &columns, least)?
+            }
+            None => {
+                let weight =
+                    self.builder.constant(&format!("{name}.weight"), &[k, n], &transpose(&rows, k))?;
+                self.builder.node(ONNX, "MatMul", &[x, &weight], name, [])?
+            }
+        };
+        let bias = self.builder.constant(&format!("{name}.bias"), &[n], &bias)?;
+        Ok(Linear { product, bias })
+    }
+
+    /// What comes out of a linear layer, activated.
+    fn activate(&mut self, linear: &Linear, output: &str) -> Result<String> {
+        let inputs = [linear.product.as_str(), linear.bias.as_str()];
+        match self.bert.activation {
+            Activation::Gelu => self.builder.node(CONTRIB, "BiasGelu", &inputs, output, []),
+            Activation::GeluTanh => self.builder.node(CONTRIB, "FastGelu", &inputs, output, []),
+            Activation::Relu => {
+                let sum = self.builder.node(ONNX, "Add", &inputs, &format!("{output}.sum"), [])?;
+                self.builder.node(ONNX, "Relu", &[&sum], output, [])
+            }
+        }
+    }
+
+    /// The layer norm `norm` of what comes out of a linear layer and `skip`.
+    fn add_norm(&mut self, linear: &Linear, skip: &str, norm: &str) -> Result<String> {
+        let [gamma, beta] = self.norm(norm)?;
+        let epsilon = attribute("epsilon", self.bert.layer_norm_eps)?;
+        let inputs = [&*linear.product, skip, &gamma, &beta, &linear.bias];
+        self.builder.node(CONTRIB, "SkipLayerNormalization", &inputs, norm, [epsilon])
+    }
+
+    fn norm(&mut self, name: &str) -> Result<[String; 2]> {
+        let mut part = |part: &str| self.builder.tensor(&format!("{name}.{part}"), &[self.bert.hidden]);
+        Ok([part("weight")?, part("bias")?])
+    }
+}
+
+/// A bound that no result of an activation is below.
+fn least(activation: Activation) -> f32 {
+    match activation {
+        Activation::Gelu | Activation::GeluTanh => -0.1701,
+        Activation::Relu => 0.0,
+    }
+}
+
+/// `rows`, `[n, k]`, as `[k, n]`.
+pub(super) fn transpose(rows: &[f32], k: usize) -> Vec<f32> {
+    // In blocks, so that both sides stay in the cache.
+    const BLOCK: usize = 16;
+    let n = rows.len() / k;
+    let mut columns = vec![0.0; rows.len()];
+    for (block, rows) in rows.chunks(BLOCK * k).enumerate() {
+        for (column, out) in columns.chunks_exact_mut(n).enumerate() {
+            let out = &mut out[block * BLOCK..];
+            rows[column..].iter().step_by(k).zip(out).for_each(|(&x, out)| *out = x);
+        }
+    }
+    columns
+}
+
+/// The bucket of the distance from a query to a key, of T5's bidirectional scheme: half of the
+/// buckets for either direction, of these half for single distances and half by logarithm.
+fn bucket(distance: i64, buckets: usize) -> usize {
+    let (half, exact) = (buckets / 2, buckets / 4);
+    let far = distance.unsigned_abs() as usize;
+    let direction = if distance > 0 { half } else { 0 };
+    let by_distance = if far < exact {
+        far
+    } else {
+        let octaves = (far as f32 / exact as f32).ln() / (MAX_DISTANCE / exact as f32).ln();
+        (exact + (octaves * (half - exact) as f32) as usize).min(half - 1)
+    };
+    direction + by_distance
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_become_columns() {
+        let (n, k) = (37, 5);
+        let rows: Vec<f32> = (0..n * k).map(|x| x as f32).collect();
+        for (at, x) in transpose(&rows, k).into_iter().enumerate() {
+            assert_eq!(x, rows[at % n * k + at / n], "{at}");
+        }
+    }
+
+    #[test]
+    fn buckets_are_those_of_transformers() {
+        // MPNetEncoder.relative_position_bucket, 32 buckets.
+        for (distance, expected) in
+            [(0, 0), (-1, 1), (1, 17), (-7, 7), (-8, 8), (-20, 10), (100, 31), (-500, 15)]
+        {
+            assert_eq!(bucket(distance, 32), expected, "{distance}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+use super::{INPUT_IDS, LENGTHS, POOLED, POOLING};
+use crate::error;
+use magray_model::Weights;
+use magray_plugin_api::Result;
+use ort::{
+    editor::{Graph, Model, Node, ONNX_DOMAIN, Opset},
+    memory::Allocator,
+    operator::Attribute,
+    value::{
+        Outlet, PrimitiveTensorElementType, Shape, SymbolicDimensions, Tensor, TensorElementType, ValueType,
+    },
+};
+use std::fmt::Debug;
+
+/// The domain of the fused operators.
+pub(super) const CONTRIB: &str = "com.microsoft";
+pub(super) const ONNX: &str = ONNX_DOMAIN;
+/// The standard operators as ONNX Runtime 1.24 and all later ones have them.
+const OPSET: u32 = 18;
+
+/// A graph that grows node by node. Every value is known by its name.
+pub(super) struct Builder<'w> {
+    graph: Graph,
+    pub(super) weights: &'w Weights,
+}
+
+fn failed<R>(error: ort::Error<R>) -> magray_plugin_api::Error {
+    error::of_runtime("cannot build the network", &error)
+}
+
+impl<'w> Builder<'w> {
+    pub(super) fn new(weights: &'w Weights) -> Result<Self> {
+        Ok(Self { graph: Graph::new().map_err(failed)?, weights })
+    }
+
+    /// Adds a constant, `shape` row-major.
+    pub(super) fn constant<T>(&mut self, name: &str, shape: &[usize], data: &[T]) -> Result<String>
+    where
+        T: PrimitiveTensorElementType + Debug + Copy,
+    {
+        // Memory of ONNX Runtime, so that it takes the tensor over without another copy.
+        let mut tensor =
+            Tensor::<T>::new(&Allocator::default(), Shape::from(shape.to_vec())).map_err(failed)?;
+        tensor.extract_tensor_mut().1.copy_from_slice(data);
+        // Only what is larger than this may stay where it is.
+        let in_place = size_of_val(data) > 127;
+        self.graph.add_initializer(name, tensor, in_place).map_err(failed)?;
+        Ok(name.to_owned())
+    }
+
+    /// Adds a tensor of the model under its own name.
+    pub(super) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<String> {
+        let data = self.weights.f32(name, shape)?;
+        self.constant(name, shape, &data)
+    }
+
+    /// Adds a node of one output, which gets the name of the node. An input without a name is one that
+    /// is left out.
+    pub(super) fn node(
+        &mut self,
+        domain: &str,
+        operator: &str,
+        inputs: &[&str],
+        output: &str,
+        attributes: impl IntoIterator<Item = Attribute>,
+    ) -> Result<String> {
+        self.node_of(domain, operator, inputs, &[output], attributes)?;
+        Ok(output.to_owned())
+    }
+
+    /// Adds a node of several outputs, of which the first gives it its name.
+    pub(super) fn node_of(
+        &mut self,
+        domain: &str,
+        operator: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attributes: impl IntoIterator<Item = Attribute>,
+    ) -> Result<()> {
+        let node = Node::new(operator, domain, outputs[0], inputs, outputs, attributes).map_err(failed)?;
+        self.graph.add_node(node).map_err(failed)
+    }
+
+    /// Sums the states, `[batch, seq, hidden]`, into the output.
+    pub(super) fn finish(mut self, states: &str, hidden: usize) -> Result<Model> {
+        self.node(ONNX, "MatMul", &[POOLING, states], POOLED, [])?;
+        let number = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
+        let value = |name: &str, ty, dimensions: &[(i64, &str)]| {
+            let shape = Shape::new(dimensions.iter().map(|&(size, _)| size));
+            let symbols = dimensions.iter().map(|&(_, symbol)| symbol.to_owned());
+            let dimension_symbols = SymbolicDimensions::new(symbols);
+            Outlet::new(name, ValueType::Tensor { ty, shape, dimension_symbols })
+        };
+        let (batch, seq, one) = ((-1, "batch"), (-1, "seq"), (1, ""));
+        let int = TensorElementType::Int32;
+        let float = TensorElementType::Float32;
+        self.graph
+            .set_inputs([
+                value(INPUT_IDS, int, &[batch, seq]),
+                value(LENGTHS, int, &[batch]),
+                value(POOLING, float, &[batch, one, seq]),
+            ])
+            .map_err(failed)?;
+        self.graph
+            .set_outputs([value(POOLED, float, &[batch, one, (number(hidden), "")])])
+            .map_err(failed)?;
+        let opsets = [Opset::new(ONNX, OPSET).map_err(failed)?, Opset::new(CONTRIB, 1).map_err(failed)?];
+        let mut model = Model::new(opsets).map_err(failed)?;
+        model.set_graph(self.graph).map_err(failed)?;
+        Ok(model)
+    }
+}
+
+/// An attribute of a node.
+pub(super) fn attribute(name: &str, value: impl ort::operator::ToAttribute) -> Result<Attribute> {
+    Attribute::new(name, value).map_err(failed)
+}
