@@ -81,6 +81,7 @@ fn an_archive_is_imported_and_a_damaged_one_is_not() {
     home.file("tiny_model-1.0-py3-none-any.whl", &whole);
     home.run(&["model", "import", "tiny_model-1.0-py3-none-any.whl"]).expect(0);
     assert_is_model(&home, "tiny_model");
+    assert_eq!(home.json(&["model", "info", "tiny_model"])["source"], "tiny_model-1.0-py3-none-any.whl");
 
     home.file("cut.whl", &whole[..whole.len() / 2]);
     home.run(&["model", "import", "cut.whl"]).expect(3).says(&["cut.whl"]);
