@@ -3,6 +3,7 @@ mod add;
 mod args;
 mod cache;
 mod config;
+mod embed;
 mod forget;
 mod get;
 mod index;
@@ -61,6 +62,7 @@ enum Command {
     List(list::List),
     Forget(forget::Forget),
     Stats(stats::Stats),
+    Embed(embed::Embed),
     Reembed(reembed::Reembed),
     #[command(subcommand)]
     Cache(cache::Cache),
@@ -87,6 +89,9 @@ enum Failure {
     /// Some of it was done.
     #[error("{0}")]
     Partly(String),
+    /// The user stopped it.
+    #[error("{0}")]
+    Stopped(String),
     #[error("{what}: {error}")]
     Io { what: String, error: io::Error },
 }
@@ -111,7 +116,7 @@ impl Failure {
             Self::Engine(EngineError::Store(
                 StoreError::InvalidInput(_) | StoreError::AmbiguousId { .. },
             )) => USAGE,
-            Self::Engine(EngineError::Interrupted) => INTERRUPTED,
+            Self::Engine(EngineError::Interrupted) | Self::Stopped(_) => INTERRUPTED,
             _ => FAILED,
         }
     }
@@ -160,6 +165,7 @@ impl Command {
             Self::List(list) => list.run(global, terminal),
             Self::Forget(forget) => forget.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
+            Self::Embed(embed) => embed.run(global, terminal),
             Self::Reembed(reembed) => reembed.run(global, terminal),
             Self::Cache(cache) => cache.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),
