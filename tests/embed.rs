@@ -135,20 +135,22 @@ fn ctrl_c_ends_it_cleanly() {
             .spawn()
             .expect("it runs");
         let mut input = child.stdin.take().expect("its input");
+        let id = i32::try_from(child.id()).expect("small");
+        let reader = std::thread::spawn(move || child.wait_with_output().expect("it ends"));
         // So much must have been read for the rest to fit into the pipe, so it is at work.
-        for line in 0..30_000 {
+        for line in 0..12_000 {
             writeln!(input, "number {line} of many").expect("it reads");
         }
-        // SAFETY: it is a child of ours that has not been waited for, so the number is still its own.
-        assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).expect("small"), libc::SIGINT) }, 0);
-        for line in 0..30_000 {
+        // SAFETY: a child of ours that waits for more input, so the number is still its own.
+        assert_eq!(unsafe { libc::kill(id, libc::SIGINT) }, 0);
+        for line in 0..12_000 {
             // It may have ended by now, which closes the pipe.
             if writeln!(input, "number {line} of many").is_err() {
                 break;
             }
         }
         drop(input);
-        let ran = Ran::from(child.wait_with_output().expect("it ends")).expect(130);
+        let ran = Ran::from(reader.join().expect("its output")).expect(130);
         assert!(ran.stdout.is_empty() || ran.stdout.ends_with("]}\n"), "a whole line: {}", ran.stdout.len());
         ran.says(&["interrupted"]);
         assert_eq!(home.path().read_dir().expect("the folder").count(), 0, "no file is left");
