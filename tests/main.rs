@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod crash;
 mod damage;
+mod embed;
 mod evolution;
 mod examples;
 mod fallback;

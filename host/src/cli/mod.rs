@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod cache;
 mod config;
+mod embed;
 mod forget;
 mod get;
 mod gpu;
@@ -69,6 +70,7 @@ enum Command {
     List(list::List),
     Forget(forget::Forget),
     Stats(stats::Stats),
+    Embed(embed::Embed),
     Reembed(reembed::Reembed),
     #[command(subcommand)]
     Cache(cache::Cache),
@@ -107,6 +109,9 @@ enum Failure {
     /// Some of it was done.
     #[error("{0}")]
     Partly(String),
+    /// The user stopped it.
+    #[error("{0}")]
+    Stopped(String),
     #[error("{what}: {error}")]
     Io { what: String, error: io::Error },
 }
@@ -145,7 +150,8 @@ impl Failure {
             ) => USAGE,
             Self::Engine(EngineError::Interrupted)
             | Self::Bench(BenchError::Interrupted)
-            | Self::Model(ModelError::Interrupted) => INTERRUPTED,
+            | Self::Model(ModelError::Interrupted)
+            | Self::Stopped(_) => INTERRUPTED,
             _ => FAILED,
         }
     }
@@ -194,6 +200,7 @@ impl Command {
             Self::List(list) => list.run(global, terminal),
             Self::Forget(forget) => forget.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
+            Self::Embed(embed) => embed.run(global, terminal),
             Self::Reembed(reembed) => reembed.run(global, terminal),
             Self::Cache(cache) => cache.run(global, terminal),
             Self::Model(model) => model.run(global, terminal),

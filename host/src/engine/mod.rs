@@ -29,6 +29,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tempfile::TempDir;
 
 /// Store, plugins and indexes as one thing.
 ///
@@ -39,6 +40,8 @@ pub struct Engine {
     store: Arc<Store>,
     plugins: Arc<Plugins>,
     vectors: OnceLock<Box<Vectors>>,
+    /// Holds the database of one that is detached; goes last.
+    scratch: Option<TempDir>,
 }
 
 /// The embedding backend, the space of its vectors, and the indexes over them.
@@ -70,6 +73,29 @@ impl Engine {
         Self::open_store(setup, true)
     }
 
+    /// For what needs a model and no records: nothing in the data folder is written, and there need
+    /// be none. The model is the one in force there.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn open_detached(mut setup: Setup) -> Result<Self, EngineError> {
+        if setup.database().exists() {
+            // One that cannot be read was never switched, as far as can be told.
+            match Self::open_store(setup.clone(), true).and_then(|engine| engine.model()) {
+                Ok(choice) => setup.config = setup.config_with(&choice),
+                Err(error) => tracing::debug!("the model is that of the configuration: {error}"),
+            }
+        }
+        let failed = |error: std::io::Error| {
+            EngineError::Invalid(format!("cannot make a folder for temporary files: {error}"))
+        };
+        let scratch = tempfile::tempdir().map_err(failed)?;
+        let options = StoreOptions { durability: store::Durability::Normal, ..StoreOptions::default() };
+        let store = Arc::new(Store::open(&scratch.path().join("magray.db"), &options)?);
+        let plugins = Arc::new(setup.plugins());
+        Ok(Self { setup, store, plugins, vectors: OnceLock::new(), scratch: Some(scratch) })
+    }
+
     fn open_store(setup: Setup, read_only: bool) -> Result<Self, EngineError> {
         let settings = &setup.config.store;
         let options = StoreOptions {
@@ -82,7 +108,7 @@ impl Engine {
         };
         let store = Arc::new(Store::open(&setup.database(), &options)?);
         let plugins = Arc::new(setup.plugins());
-        Ok(Self { setup, store, plugins, vectors: OnceLock::new() })
+        Ok(Self { setup, store, plugins, vectors: OnceLock::new(), scratch: None })
     }
 
     /// The records.
@@ -120,7 +146,7 @@ impl Engine {
             let vectors = match place.get() {
                 Some(vectors) => vectors,
                 None => {
-                    let vectors = self.load(&choice, true)?;
+                    let vectors = self.load(&choice, self.scratch.is_none())?;
                     place.get_or_init(|| vectors)
                 }
             };
