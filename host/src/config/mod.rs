@@ -22,7 +22,7 @@ pub use render::render_resolved;
 pub use schema::{
     Ai, Breaker, Cache, Choice, Config, DefaultLayer, Durability, Embedding, GpuConfig, Index, Ingest,
     LayerSettings, Layers, Log, LogLevel, Memory, Pipeline, Plugins, ResourceManager, Store,
-    default_cache_bytes, gpu_batch,
+    default_cache_bytes,
 };
 pub use tree::Origin;
 pub use values::{Folder, Sha256, Ttl, Unfit};

@@ -4,6 +4,7 @@ use super::{
     profile::{Profiles, Selected, shared},
     values::{Folder, Sha256, Ttl, name, whole},
 };
+use crate::resources::gpu::Tuning;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
@@ -132,11 +133,11 @@ impl Pipeline {
     fn options(&self, gpu_memory: u64) -> Map<String, serde_json::Value> {
         let known = gpu_memory > 0;
         let streams = match self.streams {
-            0 => known.then(|| gpu_streams(gpu_memory)),
+            0 => known.then(|| Tuning::streams(gpu_memory)),
             streams => Some(streams),
         };
         let pinned = match self.use_pinned_memory {
-            Choice::Auto => known.then_some(gpu_memory >= PINNED_FROM),
+            Choice::Auto => known.then(|| Tuning::pinned_memory(gpu_memory)),
             Choice::On => Some(true),
             Choice::Off => Some(false),
         };
@@ -147,30 +148,6 @@ impl Pipeline {
             ("prefetch", prefetch.map(|batches| json!(batches))),
         ];
         options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
-    }
-}
-
-/// GPU memory from which pinned memory pays.
-const PINNED_FROM: u64 = 8 * GIB;
-
-/// Execution streams for a GPU with `memory` bytes: 2 up to 4 GiB, 4 up to 8, 6 up to 16, else 8.
-fn gpu_streams(memory: u64) -> u32 {
-    match memory.div_ceil(GIB) {
-        0..=4 => 2,
-        5..=8 => 4,
-        9..=16 => 6,
-        _ => 8,
-    }
-}
-
-/// Texts of a batch for a GPU with `memory` bytes: 32 up to 4 GiB, 64 up to 8, 128 up to 16, else 256; 128
-/// where it is 0, unknown.
-pub fn gpu_batch(memory: u64) -> usize {
-    match memory.div_ceil(GIB) {
-        0 | 9..=16 => 128,
-        1..=4 => 32,
-        5..=8 => 64,
-        _ => 256,
     }
 }
 
@@ -527,13 +504,6 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn streams_and_batches_follow_the_memory_of_the_gpu() {
-        let table = [4, 5, 8, 9, 16, 17].map(|gib| (gpu_streams(gib * GIB), gpu_batch(gib * GIB)));
-        assert_eq!(table, [(2, 32), (4, 64), (4, 64), (6, 128), (6, 128), (8, 256)]);
-        assert_eq!(gpu_batch(0), 128);
-    }
 
     #[test]
     fn cache_size_follows_memory() {

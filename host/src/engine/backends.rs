@@ -1,8 +1,9 @@
 //! From the configuration to the backends of an [`Embedding`](crate::embedding::Embedding).
 use crate::{
-    config::{Config, Selected, gpu_batch},
+    config::{Config, Selected},
     embedding::{BreakerOptions, Candidate, EmbeddingOptions, Made, PipelineOptions},
     plugins::{PluginError, Plugins},
+    resources::gpu::Tuning,
 };
 use magray_plugin_api::ComponentKind;
 use std::{sync::Arc, time::Duration};
@@ -56,7 +57,7 @@ pub(super) fn options(config: &Config) -> EmbeddingOptions {
             token_budget: pipeline.token_budget,
             workers: pipeline.workers,
             threads: config.plugins.thread_budget(),
-            gpu_texts: gpu_batch(settings.gpu_config.gpu_mem_limit),
+            gpu_texts: Tuning::max_batch(settings.gpu_config.gpu_mem_limit) as usize,
         },
         breaker: BreakerOptions {
             failures: breaker.failures,

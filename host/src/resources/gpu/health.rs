@@ -39,7 +39,7 @@ const SUCCESS: f64 = 0.8;
 /// The share of the memory that may be in use.
 const MEMORY: f64 = 0.9;
 
-/// What is wrong with a GPU, worst first (SPEC B4).
+/// What is wrong with a GPU, worst first.
 pub fn judge(reading: &Reading) -> Vec<Finding> {
     let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
     let mut findings = Vec::new();

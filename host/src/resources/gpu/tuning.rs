@@ -1,7 +1,7 @@
 use serde::Serialize;
 
-/// How to begin with a GPU, before anything is measured on it (SPEC B3). What is learnt while it runs (memory of
-/// activations, out of memory) corrects it.
+/// How to begin with a GPU, before anything is measured on it. What is learnt while it runs, such as that its memory
+/// ran out, corrects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Tuning {
     /// Texts in one call.
@@ -19,48 +19,51 @@ pub struct Tuning {
 }
 
 const MIN_BATCH: u32 = 32;
-const MAX_BATCH: u32 = 256;
 const USUAL_BATCH: u32 = 128;
-
-/// Share of the memory that batches may take.
-const SAFETY_PERCENT: u64 = 70;
-
-/// Activations of one text, roughly and at most: 256 tokens of a model 768 wide, where a layer holds about ten
-/// rows of that width in f32 and 12 heads of 256 x 256 weights.
-const ACTIVATION_BYTES: u64 = 12 << 20;
 
 impl Tuning {
     /// For a card of so much memory and this compute capability.
     pub fn of(total_bytes: u64, capability: (i32, i32)) -> Self {
-        let max_batch = Self::max_batch(total_bytes, ACTIVATION_BYTES);
+        let max_batch = Self::max_batch(total_bytes);
         Self {
             batch: USUAL_BATCH.min(max_batch),
             min_batch: MIN_BATCH,
             max_batch,
             streams: Self::streams(total_bytes),
-            pinned_memory: gigabytes(total_bytes) >= 8,
+            pinned_memory: Self::pinned_memory(total_bytes),
             prefetch: if capability >= (7, 0) { 2 } else { 1 },
         }
     }
 
-    /// The most texts of so many bytes of activations that may be computed at once.
-    pub fn max_batch(total_bytes: u64, activation_bytes: u64) -> u32 {
-        let fit = total_bytes / 100 * SAFETY_PERCENT / activation_bytes.max(1);
-        u32::try_from(fit).unwrap_or(u32::MAX).clamp(MIN_BATCH, MAX_BATCH)
+    /// The most texts of a batch for so many bytes: 70% of them at 90 MiB a text, which a long text takes in a wide
+    /// model, to the next power of two. The usual batch where it is 0, unknown.
+    pub fn max_batch(memory: u64) -> u32 {
+        match gigabytes(memory) {
+            _ if memory == 0 => USUAL_BATCH,
+            0..=4 => MIN_BATCH,
+            5..=8 => 64,
+            9..=16 => 128,
+            _ => 256,
+        }
     }
 
-    /// Execution streams for a card of so much memory.
-    pub fn streams(total_bytes: u64) -> u32 {
-        match gigabytes(total_bytes) {
+    /// Execution streams for so many bytes.
+    pub fn streams(memory: u64) -> u32 {
+        match gigabytes(memory) {
             0..=4 => 2,
             5..=8 => 4,
             9..=16 => 6,
             _ => 8,
         }
     }
+
+    /// Whether pinned memory pays with so many bytes.
+    pub fn pinned_memory(memory: u64) -> bool {
+        gigabytes(memory) >= 8
+    }
 }
 
-/// Memory as cards are sold: they report somewhat less.
+/// GiB as the box of a card says them: it reports somewhat less.
 fn gigabytes(bytes: u64) -> u64 {
     (bytes + (1 << 29)) >> 30
 }
@@ -86,15 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn batches_stay_between_their_limits_and_within_the_memory() {
-        assert_eq!(Tuning::max_batch(0, 1), 32);
-        assert_eq!(Tuning::max_batch(u64::MAX, 0), 256);
-        // 100 texts of 1 MiB fill 70% of 143 MiB.
-        assert_eq!(Tuning::max_batch(mib(143), mib(1)), 100);
-        let small = Tuning::of(mib(1500), (6, 1));
-        assert_eq!((small.batch, small.min_batch, small.max_batch), (87, 32, 87));
-        let large = Tuning::of(mib(81559), (9, 0));
-        assert_eq!((large.batch, large.max_batch), (128, 256));
+    fn batches_go_by_the_memory_and_are_the_usual_ones_where_it_is_unknown() {
+        let cards = [1500, 4096, 6144, 8188, 12288, 16376, 24564, 81559].map(mib);
+        assert_eq!(cards.map(Tuning::max_batch), [32, 32, 64, 64, 128, 128, 256, 256]);
+        assert_eq!(cards.map(|bytes| Tuning::of(bytes, (8, 0)).batch), [32, 32, 64, 64, 128, 128, 128, 128]);
+        assert_eq!(Tuning::max_batch(0), 128);
     }
 
     #[test]
