@@ -13,8 +13,7 @@ use magray_plugin_api::{Plugin, Role};
 use magray_plugin_testkit::Cx;
 use std::{hint::black_box, sync::Arc, thread, time::Duration};
 
-const LINKED: &[&Plugin] =
-    &[&magray_embed_cpu::PLUGIN, &magray_cache_lru::PLUGIN, &magray_chaos_plugin::PLUGIN];
+const LINKED: &[&Plugin] = &[&magray_embed_cpu::PLUGIN, &magray_chaos_plugin::PLUGIN];
 
 fn candidate(plugins: &Arc<Plugins>, component: &'static str, options: &'static str) -> Candidate {
     let plugins = plugins.clone();
@@ -25,9 +24,9 @@ fn candidate(plugins: &Arc<Plugins>, component: &'static str, options: &'static 
     Candidate { profile: component.to_owned(), make: Box::new(make) }
 }
 
-/// Without a cache, so that every text is computed; `failures` in a row open the breaker.
+/// With a cache that is off from the first text on, since its policy fails; `failures` in a row open the breaker.
 fn embedding(plugins: &Plugins, candidates: Vec<Candidate>, failures: u32) -> Embedding {
-    let policy = plugins.cache_policy("lru", "{}").expect("it is linked in");
+    let policy = plugins.cache_policy("chaos", r#"{"fault": "panic_in_call"}"#).expect("it is linked in");
     let cache = EmbeddingCache::new(policy, CacheLimits { max_bytes: 0, max_entries: 0 });
     let options = EmbeddingOptions {
         pipeline: PipelineOptions {

@@ -40,7 +40,7 @@ pub struct Counters {
     pub cache_hits: u64,
     /// Calls that were turned away because too much was waiting.
     pub overloads: u64,
-    /// Batches that a backend answered.
+    /// Batches that were cut from what waited.
     pub batches: u64,
     /// Texts of these batches, over those that they had room for, 0 to 1.
     pub batch_fill: f64,

@@ -8,6 +8,7 @@ mod member;
 mod metrics;
 mod parity;
 mod pipeline;
+mod queue;
 #[cfg(test)]
 mod tests;
 
