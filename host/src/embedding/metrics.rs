@@ -22,8 +22,8 @@ pub(super) struct Metrics {
     pub(super) queue_max_us: AtomicU64,
     pub(super) fallbacks: AtomicU64,
     pub(super) halvings: AtomicU64,
-    pub(super) switch_last_us: AtomicU64,
-    pub(super) switch_max_us: AtomicU64,
+    pub(super) switch_last_ns: AtomicU64,
+    pub(super) switch_max_ns: AtomicU64,
 }
 
 /// [`Embedding::status`](super::Embedding::status)'s counters at one moment.
@@ -40,7 +40,7 @@ pub struct Counters {
     pub cache_hits: u64,
     /// Calls that were turned away because too much was waiting.
     pub overloads: u64,
-    /// Batches that a backend answered.
+    /// Batches that were cut from what waited.
     pub batches: u64,
     /// Texts of these batches, over those that they had room for, 0 to 1.
     pub batch_fill: f64,
@@ -64,15 +64,15 @@ impl Metrics {
     }
 
     pub(super) fn waited(&self, wait: Duration) {
-        let us = micros(wait);
+        let us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
         self.queue_us.fetch_add(us, Relaxed);
         self.queue_max_us.fetch_max(us, Relaxed);
     }
 
     pub(super) fn switched(&self, took: Duration) {
-        let us = micros(took);
-        self.switch_last_us.store(us, Relaxed);
-        self.switch_max_us.fetch_max(us, Relaxed);
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.switch_last_ns.store(ns, Relaxed);
+        self.switch_max_ns.fetch_max(ns, Relaxed);
     }
 
     pub(super) fn snapshot(&self) -> Counters {
@@ -91,14 +91,10 @@ impl Metrics {
             queue_wait_max_ms: ms(&self.queue_max_us),
             fallbacks: get(&self.fallbacks),
             halvings: get(&self.halvings),
-            switch_last_ms: ms(&self.switch_last_us),
-            switch_max_ms: ms(&self.switch_max_us),
+            switch_last_ms: ms(&self.switch_last_ns) / 1000.0,
+            switch_max_ms: ms(&self.switch_max_ns) / 1000.0,
         }
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Codes of the API that are counted one by one; others count as internal errors.

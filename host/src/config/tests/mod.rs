@@ -32,6 +32,26 @@ fn the_defaults_are_what_the_documentation_says() {
     assert_eq!(config.store.durability, Durability::Full);
 }
 
+#[test]
+fn a_chain_is_the_profile_and_its_stand_ins_and_theirs_do_not_count() {
+    let text = "[ai.embedding]\nprofile = 'cuda'\n[ai.embedding.profiles.onnx]\nplugin = 'onnx'\nfallback = ['mine']\n";
+    let embedding = load(text, &[], &[]).unwrap().config.ai.embedding;
+    let names: Vec<_> = embedding.chain().into_iter().map(|selected| selected.name).collect();
+    assert_eq!(names, ["cuda", "onnx", "candle", "cpu"]);
+}
+
+#[test]
+fn what_goes_by_the_memory_of_the_gpu_is_left_to_the_plugin_while_that_is_unknown() {
+    let schema = r#"{"properties": {"streams": {}, "use_pinned_memory": {}, "prefetch": {}}}"#;
+    let options =
+        |text: &str| load(text, &[], &[]).unwrap().config.ai.embedding.profile("candle").options_json(schema);
+    assert_eq!(options(""), "{}");
+    let eight = "ai.embedding.gpu_config.gpu_mem_limit = 8589934592\n";
+    assert_eq!(options(eight), r#"{"streams":4,"use_pinned_memory":true}"#);
+    let own = "[ai.embedding.pipeline]\nstreams = 3\nuse_pinned_memory = 'off'\nprefetch = 2\n";
+    assert_eq!(options(own), r#"{"prefetch":2,"streams":3,"use_pinned_memory":false}"#);
+}
+
 /// No field has a serde default and none may be left out, so a key that is missing from the file fails to
 /// load; this looks at the other side, an optional field that nobody wrote into the file.
 #[test]
