@@ -49,7 +49,9 @@ pub(crate) enum Target {
 /// Sessions of one model, of which each runs one batch at a time.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    free: Mutex<Vec<Stream>>,
+    streams: Vec<Mutex<Stream>>,
+    /// Numbers of those that nothing runs on.
+    free: Mutex<Vec<usize>>,
     returned: Condvar,
     form: Form,
     /// Nodes of the graph by the execution provider that they were placed on.
@@ -93,7 +95,9 @@ impl Sessions {
                 .map_err(|error| error::of_runtime("does not say where the network runs", &error))?,
             None => BTreeMap::new(),
         };
-        let sessions = Self { free: Mutex::new(streams), returned: Condvar::new(), form, placement };
+        let free = Mutex::new((0..count).collect());
+        let streams = streams.into_iter().map(Mutex::new).collect();
+        let sessions = Self { streams, free, returned: Condvar::new(), form, placement };
         if matches!(target, Target::Cuda { .. }) && sessions.provider() != CUDA_PROVIDER {
             let message = format!("ONNX Runtime placed the network elsewhere: {:?}", sessions.placement);
             return Err(Error::new(ErrorCode::UNAVAILABLE, message));
@@ -119,22 +123,33 @@ impl Sessions {
         options: &RunOptions<NoSelectedOutputs>,
     ) -> Result<(Vec<f32>, Usage)> {
         let inputs = Inputs::new(batch, packed, folder.spec.pooling);
-        let mut stream = self.take();
-        let result = stream.run(&self.form, folder, batch, packed, &inputs, options);
-        let usage = stream.usage();
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
-        self.returned.notify_one();
-        Ok((result?, usage))
+        let taken = self.take();
+        let mut stream = self.streams[taken.at].lock().unwrap_or_else(PoisonError::into_inner);
+        let vectors = stream.run(&self.form, folder, batch, packed, &inputs, options)?;
+        Ok((vectors, stream.usage()))
     }
 
-    fn take(&self) -> Stream {
+    fn take(&self) -> Taken<'_> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match free.pop() {
-                Some(stream) => return stream,
+                Some(at) => return Taken { sessions: self, at },
                 None => free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner),
             }
         }
+    }
+}
+
+/// A session that is in use until this is dropped, also by a panic.
+struct Taken<'a> {
+    sessions: &'a Sessions,
+    at: usize,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.sessions.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.at);
+        self.sessions.returned.notify_one();
     }
 }
 

@@ -1,6 +1,5 @@
 //! What happens without a usable ONNX Runtime. In a process of its own, since the first library that
 //! loads stays.
-#![expect(clippy::unwrap_used, reason = "a test")]
 use magray_embed_onnx::{OnnxEmbedder, Options};
 use magray_plugin_api::{CreateEmbedder, ErrorCode};
 use magray_plugin_testkit::HOST;
