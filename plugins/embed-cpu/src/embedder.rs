@@ -9,23 +9,14 @@ use magray_plugin_api::{
     Result, Role,
 };
 use serde_json::Value;
-use std::{fs, path::Path};
+use std::{fmt, fs, path::Path};
 
 /// Embeds texts by the static or transformer model that the options name.
-#[derive(Debug)]
-pub enum CpuEmbedder {
-    /// One row of weights a token.
-    Static(StaticEmbedder),
-    /// A network with attention.
-    Transformer(Box<TransformerEmbedder>),
-}
+pub struct CpuEmbedder(Box<dyn Embedder>);
 
-impl CpuEmbedder {
-    fn inner(&self) -> &dyn Embedder {
-        match self {
-            Self::Static(embedder) => embedder,
-            Self::Transformer(embedder) => &**embedder,
-        }
+impl fmt::Debug for CpuEmbedder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CpuEmbedder").field(self.info()).finish()
     }
 }
 
@@ -52,12 +43,12 @@ impl CreateEmbedder for CpuEmbedder {
                     return Err(Error::new(ErrorCode::INVALID_CONFIG, message));
                 }
             }
-            return StaticEmbedder::create(Options { model, batch_size }, host).map(Self::Static);
+            return Ok(Self(Box::new(StaticEmbedder::create(Options { model, batch_size }, host)?)));
         }
         if options.batch_size == 0 {
             return Err(Error::new(ErrorCode::INVALID_CONFIG, "'batch_size' is 0; it is at least 1"));
         }
-        Ok(Self::Transformer(Box::new(TransformerEmbedder::open(&dir, options, host)?)))
+        Ok(Self(Box::new(TransformerEmbedder::open(&dir, options, host)?)))
     }
 }
 
@@ -71,30 +62,30 @@ fn is_transformer(dir: &Path) -> bool {
 
 impl Embedder for CpuEmbedder {
     fn info(&self) -> &EmbedderInfo {
-        self.inner().info()
+        self.0.info()
     }
 
     fn device(&self) -> DeviceReport {
-        self.inner().device()
+        self.0.device()
     }
 
     fn count_tokens(&self, texts: &[&str], out: &mut [u32]) -> Result<()> {
-        self.inner().count_tokens(texts, out)
+        self.0.count_tokens(texts, out)
     }
 
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()> {
-        self.inner().embed(cx, texts, role, out)
+        self.0.embed(cx, texts, role, out)
     }
 
     fn warm_up(&self, cx: &dyn CallContext) -> Result<()> {
-        self.inner().warm_up(cx)
+        self.0.warm_up(cx)
     }
 
     fn memory_use(&self) -> MemoryUse {
-        self.inner().memory_use()
+        self.0.memory_use()
     }
 
     fn describe(&self) -> String {
-        self.inner().describe()
+        self.0.describe()
     }
 }

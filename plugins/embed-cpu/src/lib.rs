@@ -14,7 +14,6 @@ mod workers;
 pub use embedder::CpuEmbedder;
 pub use options::{CpuOptions, WantedPrecision};
 pub use static_model::{Options, StaticEmbedder};
-pub use transformer::TransformerEmbedder;
 
 use magray_plugin_api::{Component, Plugin};
 

@@ -2,7 +2,7 @@
 use super::{
     buffer::Buffer,
     cpu::by_isa,
-    gemm::{COLUMNS, Kernel, Left, Panels, Precision, ROWS, VECTOR, pack},
+    gemm::{COLUMNS, Kernel, Left, Panels, Place, Precision, ROWS, Tile, VECTOR, pack},
     math::{bf16, exp},
 };
 
@@ -94,7 +94,7 @@ fn attention_body<const FUSED: bool>(
     scratch.values.reserve(Panels::len(steps, shape.dim));
     scratch.scores.reserve(ROWS * score_stride);
     scratch.shares.reserve(ROWS * score_stride);
-    let mut packed = None;
+    let (mut packed, mut tile) = (None, Tile::ZERO);
     for head in 0..shape.heads {
         let kv = head / (shape.heads / shape.kv_heads);
         if packed != Some(kv) {
@@ -112,19 +112,22 @@ fn attention_body<const FUSED: bool>(
             let queries = Left { units: &qkv[row * stride + head * dim..], stride };
             let keys = Panels { units: scratch.keys.units(), steps: dim, columns };
             let scores = scratch.scores.floats_mut();
-            kernel.multiply(queries, tall, keys, |_, tall, column, tile| {
+            let mut product = kernel.product(queries, tall, keys);
+            while let Some(Place { column, .. }) = product.next(&mut tile) {
                 let wide = (columns - column).min(COLUMNS).next_multiple_of(VECTOR);
                 for (at, tile) in tile.0.iter().enumerate().take(tall) {
                     scores[at * score_stride + column..][..wide].copy_from_slice(&tile[..wide]);
                 }
-            });
+            }
             let mut factors = [0.0; ROWS];
             for (at, factor) in factors.iter_mut().enumerate().take(tall) {
                 let sees = if shape.causal { row + at + 1 } else { len };
                 let scores = &mut scores[at * score_stride..][..columns.next_multiple_of(VECTOR)];
                 if let Some(RelativeBias { numbers, reach }) = bias {
                     let from = head * (2 * reach - 1) + reach - 1 - (row + at);
-                    scores.iter_mut().zip(&numbers[from..][..len]).for_each(|(score, bias)| *score += bias);
+                    for (score, bias) in scores.iter_mut().zip(&numbers[from..][..len]) {
+                        *score += bias;
+                    }
                 }
                 *factor = 1.0 / softmax::<FUSED>(scores, sees);
             }
@@ -135,7 +138,9 @@ fn attention_body<const FUSED: bool>(
                     for at in 0..tall {
                         let scores = &scores[at * score_stride..][..seen.next_multiple_of(VECTOR)];
                         let shares = &mut scratch.shares.halves_mut()[at * score_stride..];
-                        shares.iter_mut().zip(scores).for_each(|(share, &score)| *share = bf16(score));
+                        for (share, &score) in shares.iter_mut().zip(scores) {
+                            *share = bf16(score);
+                        }
                     }
                     Left { units: scratch.shares.units(), stride: score_stride / per_unit }
                 }
@@ -144,12 +149,15 @@ fn attention_body<const FUSED: bool>(
             for first in (0..shape.dim).step_by(COLUMNS) {
                 let columns = (shape.dim - first).min(COLUMNS);
                 let values = Panels { units: &scratch.values.units()[first * steps..], steps: part, columns };
-                kernel.multiply(shares, tall, values, |_, tall, _, tile| {
-                    for (at, (tile, factor)) in tile.0.iter().zip(factors).enumerate().take(tall) {
-                        let out = &mut out[(row + at) * out_stride + head * shape.dim + first..][..columns];
-                        out.iter_mut().zip(tile).for_each(|(out, sum)| *out = sum * factor);
+                if kernel.product(shares, tall, values).next(&mut tile).is_none() {
+                    continue;
+                }
+                for (at, (tile, factor)) in tile.0.iter().zip(factors).enumerate().take(tall) {
+                    let out = &mut out[(row + at) * out_stride + head * shape.dim + first..][..columns];
+                    for (out, sum) in out.iter_mut().zip(tile) {
+                        *out = sum * factor;
                     }
-                });
+                }
             }
         }
     }
@@ -179,7 +187,9 @@ fn softmax<const FUSED: bool>(scores: &mut [f32], len: usize) -> f32 {
     let chunks = scores.as_chunks_mut::<VECTOR>().0;
     let mut most = [f32::MIN; VECTOR];
     for chunk in &*chunks {
-        most.iter_mut().zip(chunk).for_each(|(most, &x)| *most = if x > *most { x } else { *most });
+        for (most, &x) in most.iter_mut().zip(chunk) {
+            *most = if x > *most { x } else { *most };
+        }
     }
     let most = most.into_iter().fold(f32::MIN, f32::max);
     let mut sums = [0.0; VECTOR];

@@ -15,7 +15,6 @@ use magray_plugin_api::{
     Role,
 };
 use std::{
-    fmt,
     path::Path,
     sync::{
         Mutex, PoisonError,
@@ -35,7 +34,7 @@ const THREAD_TOKENS: usize = 64;
 
 /// Embeds texts by a transformer model. The vector of a text does not depend on its neighbours, to the
 /// bit.
-pub struct TransformerEmbedder {
+pub(crate) struct TransformerEmbedder {
     info: EmbedderInfo,
     spec: Spec,
     encoder: TextEncoder,
@@ -45,12 +44,6 @@ pub struct TransformerEmbedder {
     /// Memory of forward passes that no thread uses now.
     spare: Mutex<Vec<Workspace>>,
     host: &'static dyn Host,
-}
-
-impl fmt::Debug for TransformerEmbedder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TransformerEmbedder").field("info", &self.info).field("engine", &self.engine).finish()
-    }
 }
 
 /// Some texts that go through the network together, and where their vectors go.

@@ -2,7 +2,7 @@
 use super::{
     buffer::Encoded,
     cpu::by_isa,
-    gemm::{COLUMNS, Kernel, Left, Panels, Precision, ROWS, VECTOR},
+    gemm::{COLUMNS, Kernel, Left, Panels, Place, Precision, ROWS, Tile, VECTOR},
     math::{bf16, fma, gelu, gelu_tanh},
 };
 use magray_model::Activation;
@@ -60,11 +60,13 @@ fn linear_body<const FUSED: bool>(
     stride: usize,
 ) {
     let Linear { right, bias, scales, sums } = layer;
+    let mut tile = Tile::ZERO;
     let int8 = kernel.precision() == Precision::Int8;
     let chunk = (LEFT_BYTES / (right.steps.max(1) * 4)).next_multiple_of(ROWS);
     for start in (0..rows).step_by(chunk) {
         let part = Left { units: &left.units[start * left.stride..], stride: left.stride };
-        kernel.multiply(part, (rows - start).min(chunk), right, |row, tall, column, tile| {
+        let mut product = kernel.product(part, (rows - start).min(chunk), right);
+        while let Some(Place { row, tall, column }) = product.next(&mut tile) {
             let wide = (right.columns - column).min(COLUMNS).next_multiple_of(VECTOR);
             let bias = &bias[column..][..wide];
             for (row, tile) in (start + row..).zip(&mut tile.0[..tall]) {
@@ -76,26 +78,49 @@ fn linear_body<const FUSED: bool>(
                         *value = fma::<FUSED>(*value, scale * factor, fma::<FUSED>(offset, sum, bias));
                     }
                 } else {
-                    tile.iter_mut().zip(bias).for_each(|(value, &bias)| *value += bias);
-                }
-                match activation {
-                    None => {}
-                    Some(Activation::Gelu) => tile.iter_mut().for_each(|x| *x = gelu::<FUSED>(*x)),
-                    Some(Activation::GeluTanh) => tile.iter_mut().for_each(|x| *x = gelu_tanh::<FUSED>(*x)),
-                    Some(Activation::Relu) => {
-                        tile.iter_mut().for_each(|x| *x = if *x > 0.0 { *x } else { 0.0 });
+                    for (value, &bias) in tile.iter_mut().zip(bias) {
+                        *value += bias;
                     }
                 }
+                activate::<FUSED>(activation, tile);
                 let at = row * stride + column;
                 match &mut out {
-                    Out::Add(out) => out[at..][..wide].iter_mut().zip(tile).for_each(|(out, x)| *out += *x),
+                    Out::Add(out) => {
+                        for (out, x) in out[at..][..wide].iter_mut().zip(tile) {
+                            *out += *x;
+                        }
+                    }
                     Out::F32(out) => out[at..][..wide].copy_from_slice(tile),
                     Out::Bf16(out) => {
-                        out[at..][..wide].iter_mut().zip(tile).for_each(|(out, x)| *out = bf16(*x));
+                        for (out, x) in out[at..][..wide].iter_mut().zip(tile) {
+                            *out = bf16(*x);
+                        }
                     }
                 }
             }
-        });
+        }
+    }
+}
+
+#[inline(always)]
+fn activate<const FUSED: bool>(activation: Option<Activation>, values: &mut [f32]) {
+    match activation {
+        None => {}
+        Some(Activation::Gelu) => {
+            for x in values {
+                *x = gelu::<FUSED>(*x);
+            }
+        }
+        Some(Activation::GeluTanh) => {
+            for x in values {
+                *x = gelu_tanh::<FUSED>(*x);
+            }
+        }
+        Some(Activation::Relu) => {
+            for x in values {
+                *x = if *x > 0.0 { *x } else { 0.0 };
+            }
+        }
     }
 }
 
@@ -120,7 +145,9 @@ pub(crate) fn encode_row<const FUSED: bool>(x: &[f32], row: usize, out: &mut Enc
         Precision::F32 => to.copy_from_slice(bytemuck::cast_slice(x)),
         Precision::Bf16 => {
             let to: &mut [u16] = bytemuck::cast_slice_mut(to);
-            to.iter_mut().zip(x).for_each(|(to, &x)| *to = bf16(x));
+            for (to, &x) in to.iter_mut().zip(x) {
+                *to = bf16(x);
+            }
         }
         Precision::Int8 => {
             let (low, high) = extremes(x);

@@ -18,4 +18,4 @@ mod packed;
 mod qwen3;
 mod text;
 
-pub use embedder::TransformerEmbedder;
+pub(crate) use embedder::TransformerEmbedder;

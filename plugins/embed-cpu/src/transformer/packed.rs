@@ -6,7 +6,7 @@ use super::{
     math::bf16,
 };
 use magray_model::Weights;
-use magray_plugin_api::{Error, ErrorCode, Result};
+use magray_plugin_api::Result;
 use memmap2::Mmap;
 use std::{
     fmt,
@@ -319,6 +319,107 @@ pub(crate) fn file_name(model: &str, key: &[u8; 32], precision: Precision) -> St
     format!("{model}-{}-{}.packed", &digest[..16], precision.name())
 }
 
-pub(crate) fn io_error(what: &str, error: &io::Error) -> Error {
-    Error::new(ErrorCode::IO, format!("{what}: {error}"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use magray_model::{ModelFolder, Overrides};
+    use std::cell::RefCell;
+    use tempfile::tempdir;
+
+    const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/data/architectures/bert");
+
+    fn plan(precision: Precision) -> (Plan, LinearPart, VectorPart) {
+        let mut plan = Plan::new(precision);
+        let block = |name: &str, scale| Block {
+            weight: format!("encoder.layer.0.attention.self.{name}.weight"),
+            bias: Some(format!("encoder.layer.0.attention.self.{name}.bias")),
+            outputs: 36,
+            scale,
+        };
+        let linear = plan.linear(36, vec![block("query", 0.5), block("key", 1.0)]);
+        let vector = plan.tensor("embeddings.LayerNorm.weight".to_owned(), 36);
+        (plan, linear, vector)
+    }
+
+    fn weights() -> Weights {
+        Weights::open(&ModelFolder::open(DIR.as_ref(), &Overrides::default()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_is_packed_is_what_the_model_has() {
+        let weights = weights();
+        let read = |name: &str, shape: &[usize]| weights.f32(name, shape).unwrap();
+        let query = read("encoder.layer.0.attention.self.query.weight", &[36, 36]);
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+            let (plan, linear, vector) = plan(precision);
+            let packed = Packed::open(&plan, [1; 32], &weights, None, |why| panic!("{why}")).unwrap();
+            assert!(!packed.is_mapped());
+            assert_eq!(vector.of(&packed), read("embeddings.LayerNorm.weight", &[36]));
+            let linear = linear.of(&packed);
+            assert_eq!(linear.right.columns, 72);
+            assert_eq!(linear.bias[71], read("encoder.layer.0.attention.self.key.bias", &[36])[35]);
+            // The first number of column 17 is the first in its unit, in the first panel.
+            let unit = linear.right.units[17];
+            let number = match precision {
+                Precision::F32 => f32::from_bits(unit),
+                Precision::Bf16 => f32::from_bits(unit << 16),
+                Precision::Int8 => f32::from(unit as i8) * linear.scales[17],
+            };
+            let expected = query[17 * 36] * 0.5;
+            assert!((number - expected).abs() < 0.02 * expected.abs().max(0.1), "{number} {expected}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_whole_is_made_anew() {
+        let (dir, weights) = (tempdir().unwrap(), weights());
+        let path = dir.path().join("model.packed");
+        let open = |key: u8, precision| {
+            let warned = RefCell::new(Vec::new());
+            let warn = |why| warned.borrow_mut().push(why);
+            let packed = Packed::open(&plan(precision).0, [key; 32], &weights, Some(&path), warn).unwrap();
+            assert!(packed.is_mapped(), "{warned:?}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "a temporary file is left");
+            packed.bytes().to_vec()
+        };
+        let content = open(1, Precision::Bf16);
+        let file = fs::read(&path).unwrap();
+        assert_eq!(open(1, Precision::Bf16), content);
+        assert_eq!(fs::read(&path).unwrap(), file);
+        for at in [0, 17, 21, 30, 40, 70, 100, HEADER, file.len() / 2, file.len() - 1] {
+            let mut damaged = file.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, &damaged).unwrap();
+            assert_eq!(open(1, Precision::Bf16), content, "byte {at}");
+            assert_eq!(fs::read(&path).unwrap(), file, "byte {at}");
+        }
+        for len in [0, 1, HEADER - 1, HEADER, file.len() - 1] {
+            fs::write(&path, &file[..len]).unwrap();
+            assert_eq!(open(1, Precision::Bf16), content, "{len} bytes");
+        }
+        // Another model and another precision are not taken for it.
+        open(2, Precision::Bf16);
+        assert_ne!(fs::read(&path).unwrap(), file);
+        assert_ne!(open(1, Precision::F32), content);
+    }
+
+    #[test]
+    fn weights_stay_in_memory_where_no_file_can_be_written() {
+        let dir = tempdir().unwrap();
+        let path = dir.path().join("no-such-folder/model.packed");
+        let warned = RefCell::new(String::new());
+        let (plan, _, vector) = plan(Precision::F32);
+        let packed =
+            Packed::open(&plan, [1; 32], &weights(), Some(&path), |why| *warned.borrow_mut() = why).unwrap();
+        assert!(!packed.is_mapped());
+        assert_eq!(vector.of(&packed).len(), 36);
+        assert!(warned.borrow().contains("no-such-folder"), "{warned:?}");
+    }
+
+    #[test]
+    fn a_file_name_is_harmless_and_tells_models_apart() {
+        let name = file_name("../BAAI/bge small", &[1; 32], Precision::Int8);
+        assert!(name.ends_with("-int8.packed") && !name.contains(['/', ' ']), "{name}");
+        assert_ne!(name, file_name("../BAAI/bge small", &[2; 32], Precision::Int8));
+    }
 }

@@ -151,7 +151,7 @@ impl Qwen3Network {
 }
 
 /// What is done with queries and keys before attention.
-struct Heads<'a> {
+pub(crate) struct Heads<'a> {
     shape: &'a Shape,
     query_norm: &'a [f32],
     key_norm: &'a [f32],

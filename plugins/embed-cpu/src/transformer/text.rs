@@ -13,9 +13,9 @@ const SECTION_BYTES: usize = 4096;
 /// Turns texts into the ids that a model is run with.
 pub(crate) enum TextEncoder {
     /// BERT's uncased WordPiece, by this crate's own tokenizer, which is many times faster.
-    WordPiece(WordPiece),
+    WordPiece(Box<WordPiece>),
     /// What `tokenizer.json` says, by the `tokenizers` crate.
-    Other(magray_model::Tokenizer),
+    Other(Box<magray_model::Tokenizer>),
 }
 
 pub(crate) struct WordPiece {
@@ -33,8 +33,8 @@ impl TextEncoder {
     /// As [`ModelFolder::tokenizer`].
     pub(crate) fn open(folder: &ModelFolder) -> Result<Self> {
         match WordPiece::open(folder) {
-            Some(own) => Ok(Self::WordPiece(own)),
-            None => Ok(Self::Other(folder.tokenizer()?)),
+            Some(own) => Ok(Self::WordPiece(Box::new(own))),
+            None => Ok(Self::Other(Box::new(folder.tokenizer()?))),
         }
     }
 

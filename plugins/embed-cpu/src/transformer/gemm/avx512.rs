@@ -2,10 +2,11 @@
 //! side, and those of the left side are broadcast from memory by the instruction itself.
 use super::{ROWS, Tile, TileFn};
 use std::arch::x86_64::{
-    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
-    _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_set1_epi32,
-    _mm512_setzero_si512, _mm512_store_ps,
+    __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_si512,
+    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_store_ps,
 };
+use std::mem::transmute;
 
 /// Bytes of the right side that are asked for before they are needed.
 const AHEAD: usize = 1536;
@@ -79,7 +80,7 @@ tiles!(
     "avx512f,avx512bf16",
     |sum, a, b| {
         // SAFETY: both are 512 bits that mean nothing else.
-        let (a, b) = unsafe { (std::mem::transmute(a), std::mem::transmute(b)) };
+        let (a, b) = unsafe { (transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) };
         _mm512_castps_si512(_mm512_dpbf16_ps(_mm512_castsi512_ps(sum), a, b))
     },
     |done| _mm512_castsi512_ps(done)

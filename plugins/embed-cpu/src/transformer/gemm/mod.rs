@@ -102,48 +102,68 @@ impl Kernel {
         self.precision
     }
 
-    /// Multiplies `rows` rows of `left`, from the first on, by `right`, and gives each tile of sums to
-    /// `done` with its number of rows: `done(row, rows, column, tile)`.
+    /// The product of the first `rows` rows of `left` and `right`, tile by tile.
     #[inline(always)]
-    pub(crate) fn multiply(
-        self,
-        left: Left,
-        rows: usize,
-        right: Panels,
-        mut done: impl FnMut(usize, usize, usize, &mut Tile),
-    ) {
+    pub(crate) fn product<'a>(self, left: Left<'a>, rows: usize, right: Panels<'a>) -> Product<'a> {
         let Panels { steps, columns, units } = right;
         assert!(rows == 0 || (rows - 1) * left.stride + steps <= left.units.len());
-        assert!(units.len() >= steps * columns.next_multiple_of(VECTOR));
-        let mut tile = Tile::ZERO;
-        let mut panel = units;
-        for column in (0..columns).step_by(COLUMNS) {
-            let vectors = (columns - column).min(COLUMNS).div_ceil(VECTOR);
-            for row in (0..rows).step_by(ROWS) {
-                let tall = (rows - row).min(ROWS);
-                let at = left.units[row * left.stride..].as_ptr();
-                // SAFETY: the features were found when the kernel was made; the lengths are asserted
-                // above, and `panel` holds `steps` times the columns from `column` on.
-                unsafe {
-                    match self.tiles {
-                        Some(tiles) => {
-                            tiles[tall - 1][vectors - 1](at, left.stride, panel.as_ptr(), steps, &mut tile);
-                        }
-                        None => portable::tile(
-                            self.precision,
-                            (tall, vectors),
-                            at,
-                            left.stride,
-                            panel.as_ptr(),
-                            steps,
-                            &mut tile,
-                        ),
-                    }
-                }
-                done(row, tall, column, &mut tile);
-            }
-            panel = &panel[steps * vectors * VECTOR..];
+        assert!(units.len() >= Panels::len(steps, columns));
+        Product { kernel: self, left, rows, right, row: 0, column: 0 }
+    }
+}
+
+/// A product that is being computed. No closure is given the tiles, because it would not be compiled for
+/// the instructions of its caller.
+#[derive(Debug)]
+pub(crate) struct Product<'a> {
+    kernel: Kernel,
+    left: Left<'a>,
+    rows: usize,
+    /// From the present panel on; `columns` is that of the whole.
+    right: Panels<'a>,
+    row: usize,
+    column: usize,
+}
+
+/// Where a tile stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) row: usize,
+    /// Rows of the tile.
+    pub(crate) tall: usize,
+    pub(crate) column: usize,
+}
+
+impl Product<'_> {
+    /// Computes the next tile: down a panel, then the next panel.
+    #[inline(always)]
+    pub(crate) fn next(&mut self, tile: &mut Tile) -> Option<Place> {
+        let Self { kernel, left, rows, right: Panels { steps, columns, ref mut units }, .. } = *self;
+        if self.column >= columns || rows == 0 {
+            return None;
         }
+        let place = Place { row: self.row, tall: (rows - self.row).min(ROWS), column: self.column };
+        let vectors = (columns - place.column).min(COLUMNS).div_ceil(VECTOR);
+        let at = left.units[place.row * left.stride..].as_ptr();
+        // SAFETY: the features were found when the kernel was made; `product` asserted the lengths, and
+        // `units` holds `steps` times the columns from this one on.
+        unsafe {
+            let (stride, panel) = (left.stride, units.as_ptr());
+            match kernel.tiles {
+                Some(tiles) => tiles[place.tall - 1][vectors - 1](at, stride, panel, steps, tile),
+                None => {
+                    let size = (place.tall, vectors);
+                    portable::tile(kernel.precision, size, at, stride, panel, steps, tile);
+                }
+            }
+        }
+        self.row += place.tall;
+        if self.row == rows {
+            self.row = 0;
+            self.column += COLUMNS;
+            *units = &units[steps * vectors * VECTOR..];
+        }
+        Some(place)
     }
 }
 
@@ -213,12 +233,13 @@ mod tests {
 
     fn product(kernel: Kernel, left: Left, rows: usize, right: Panels) -> Vec<f32> {
         let mut out = vec![f32::NAN; rows * right.columns];
-        kernel.multiply(left, rows, right, |row, tall, column, tile| {
+        let (mut product, mut tile) = (kernel.product(left, rows, right), Tile::ZERO);
+        while let Some(Place { row, tall, column }) = product.next(&mut tile) {
             let wide = (right.columns - column).min(COLUMNS);
             for (at, sums) in tile.0.iter().enumerate().take(tall) {
                 out[(row + at) * right.columns + column..][..wide].copy_from_slice(&sums[..wide]);
             }
-        });
+        }
         out
     }
 
