@@ -111,13 +111,13 @@ impl EmbedCommand {
         if !self.shape.is_empty() {
             texts.retain(&self.shape);
         }
-        let model = self.subject.model.clone();
         let (setup, backends) = self.subject.resolve(global, terminal)?;
         // A backend takes as large batches as it is configured to, so it is told of the largest.
         let largest = self.batch.iter().max().copied().unwrap_or(1).min(4096);
-        let mut env: Vec<(OsString, OsString)> =
-            vec![("MAGRAY_AI__EMBEDDING__BATCH_SIZE".into(), largest.to_string().into())];
-        env.extend(model.map(|model| ("MAGRAY_AI__EMBEDDING__MODEL_NAME".into(), model.into())));
+        let env: [(OsString, OsString); 2] = [
+            ("MAGRAY_AI__EMBEDDING__BATCH_SIZE".into(), largest.to_string().into()),
+            ("MAGRAY_AI__EMBEDDING__MODEL_NAME".into(), setup.config.ai.embedding.model_name.clone().into()),
+        ];
         let backends = backends.into_iter().map(|name| own(global, &setup, &env, name));
         let peers = self.peer.into_iter().map(|(name, command)| Ok(foreign(name, command)));
         let cores = thread::available_parallelism().map_or(1, NonZero::get);

@@ -32,20 +32,14 @@ struct Subject {
     /// Embedding profiles of the config, or backends of plugins, separated by commas [default: the one in force]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     backends: Vec<String>,
-    /// Model that they run, instead of that of the config
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
 }
 
 impl Subject {
-    /// The setup with the model in it, and the names of the backends.
+    /// The setup, and the names of the backends.
     fn resolve(self, global: &Global, terminal: &Terminal) -> Result<(Setup, Vec<String>), Failure> {
-        let mut setup = setup(global, terminal)?;
-        let embedding = &mut setup.config.ai.embedding;
-        if let Some(model) = self.model {
-            embedding.model_name = model;
-        }
-        let backends = if self.backends.is_empty() { vec![embedding.profile.clone()] } else { self.backends };
+        let setup = setup(global, terminal)?;
+        let in_force = || vec![setup.config.ai.embedding.profile.clone()];
+        let backends = if self.backends.is_empty() { in_force() } else { self.backends };
         Ok((setup, backends))
     }
 }
