@@ -1,6 +1,8 @@
 //! What the embedding pipeline costs beside calls of the backend `cpu` itself, and how long it takes from a
 //! failure to the call of the standby.
 
+#![expect(clippy::print_stdout, reason = "figures that criterion has no place for")]
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use magray::{
     embedding::{
