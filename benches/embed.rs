@@ -1,13 +1,17 @@
-//! Texts a second of the embedding backend `cpu`, on one thread and on those that the host grants.
+//! Texts a second of the embedding backend `cpu`, on one thread and on those that the host grants; and
+//! tokens a second of its transformers, by all-MiniLM-L6-v2 from `$MAGRAY_TEST_ASSETS`, else from
+//! `target/test-assets` (`scripts/fetch-models.sh`).
 //!
 //! `MAGRAY_BENCH_TEXTS` names a file with one text a line, to measure your own. Without it the texts
 //! are words of the vocabulary, drawn as language does: a few of them very often.
 
+#![expect(clippy::print_stderr, reason = "what is not measured, which criterion has no place for")]
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use magray_embed_cpu::{Options, StaticEmbedder};
+use magray_embed_cpu::{CpuEmbedder, CpuOptions, Options, StaticEmbedder, WantedPrecision};
 use magray_plugin_api::{CreateEmbedder, Embedder, Role};
 use magray_plugin_testkit::{Cx, HOST};
-use std::hint::black_box;
+use std::{env, hint::black_box, path::PathBuf};
 
 const VOCAB: &str = include_str!("../plugins/embed-cpu/model/potion-base-8M-int8/vocab.txt");
 
@@ -33,6 +37,56 @@ fn texts() -> Vec<String> {
     let Some(path) = std::env::var_os("MAGRAY_BENCH_TEXTS") else { return drawn_texts() };
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     text.lines().map(str::to_owned).collect()
+}
+
+/// The folder of all-MiniLM-L6-v2.
+fn minilm() -> Option<PathBuf> {
+    let default = || concat!(env!("CARGO_MANIFEST_DIR"), "/../target/test-assets").into();
+    let assets = env::var_os("MAGRAY_TEST_ASSETS").map_or_else(default, PathBuf::from);
+    Some(assets.join("models/all-MiniLM-L6-v2")).filter(|dir| dir.is_dir())
+}
+
+/// Tokens a second by each precision that this CPU has, on the threads that the host grants: short
+/// texts, long ones, and both mixed, in no order; and one question alone.
+fn transformers(criterion: &mut Criterion) {
+    let Some(model) = minilm() else {
+        eprintln!("no all-MiniLM-L6-v2: transformers are not measured; run scripts/fetch-models.sh");
+        return;
+    };
+    let texts = texts();
+    let long: Vec<String> = texts.chunks(20).map(|texts| texts.join(" ")).take(64).collect();
+    let short: Vec<&str> = texts.iter().map(String::as_str).take(256).collect();
+    let mixed: Vec<&str> = long.iter().zip(&short).flat_map(|(long, short)| [long.as_str(), short]).collect();
+    let long: Vec<&str> = long.iter().map(String::as_str).collect();
+    let mut group = criterion.benchmark_group("embed/transformer");
+    for (name, precision) in
+        [("f32", WantedPrecision::F32), ("bf16", WantedPrecision::Bf16), ("int8", WantedPrecision::Int8)]
+    {
+        let model = model.to_string_lossy().into_owned();
+        let options = CpuOptions { model, precision, ..CpuOptions::default() };
+        let embedder = match CpuEmbedder::create(options, HOST) {
+            Ok(embedder) => embedder,
+            Err(error) => {
+                eprintln!("{name} is not measured: {error}");
+                continue;
+            }
+        };
+        let sets: [(&str, &[&str]); 4] =
+            [("question", &short[..1]), ("short", &short), ("mixed", &mixed), ("long", &long)];
+        for (set, texts) in sets {
+            let mut counts = vec![0; texts.len()];
+            embedder.count_tokens(texts, &mut counts).expect("one count a text");
+            let mut out = vec![0.0; texts.len() * embedder.info().dim];
+            group.throughput(Throughput::Elements(counts.iter().map(|&count| u64::from(count)).sum()));
+            group.bench_function(BenchmarkId::new(name, set), |bencher| {
+                bencher.iter(|| {
+                    embedder
+                        .embed(&Cx::free(), black_box(texts), Role::Passage, &mut out)
+                        .expect("nobody cancels");
+                });
+            });
+        }
+    }
 }
 
 fn benches(criterion: &mut Criterion) {
@@ -69,5 +123,5 @@ fn benches(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(embed, benches);
+criterion_group!(embed, benches, transformers);
 criterion_main!(embed);

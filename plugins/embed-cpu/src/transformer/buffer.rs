@@ -1,4 +1,4 @@
-use super::gemm::{COLUMNS, Left, Precision, VECTOR};
+use super::gemm::{COLUMNS, GROUP, Left, Precision, VECTOR};
 use bytemuck::Zeroable;
 
 /// A cache line, so that a vector of them is aligned to one.
@@ -57,7 +57,8 @@ pub(crate) struct Encoded {
     /// Numbers from a row to the next, a multiple of [`COLUMNS`].
     pub(crate) stride: usize,
     pub(crate) buffer: Buffer,
-    /// For int8, a scale and an offset a row: a number is `scale * n + offset`.
+    /// For int8, a scale and an offset for each group of a row, `[rows, groups]`: a number is
+    /// `scale * n + offset`.
     pub(crate) ranges: Vec<[f32; 2]>,
 }
 
@@ -70,8 +71,8 @@ impl Encoded {
     /// Makes room for `rows`.
     pub(crate) fn reserve(&mut self, rows: usize) {
         self.buffer.reserve(rows * self.units());
-        if self.precision == Precision::Int8 && self.ranges.len() < rows {
-            self.ranges.resize(rows, [0.0; 2]);
+        if self.precision == Precision::Int8 && self.ranges.len() < rows * self.groups() {
+            self.ranges.resize(rows * self.groups(), [0.0; 2]);
         }
     }
 
@@ -82,6 +83,11 @@ impl Encoded {
     /// Units from a row to the next.
     pub(crate) fn units(&self) -> usize {
         self.stride / self.precision.per_unit()
+    }
+
+    /// Groups of a row, for int8.
+    pub(crate) fn groups(&self) -> usize {
+        self.units().div_ceil(GROUP)
     }
 
     /// The rows from `row` on.

@@ -2,7 +2,7 @@
 use super::{
     buffer::Encoded,
     cpu::by_isa,
-    gemm::{COLUMNS, Kernel, Left, Panels, Place, Precision, ROWS, Tile, VECTOR},
+    gemm::{COLUMNS, GROUP, Kernel, Left, Panels, Place, Precision, ROWS, Tile, VECTOR},
     math::{bf16, fma, gelu, gelu_tanh},
 };
 use magray_model::Activation;
@@ -13,9 +13,10 @@ use magray_model::Activation;
 pub(crate) struct Linear<'a> {
     pub(crate) right: Panels<'a>,
     pub(crate) bias: &'a [f32],
-    /// For int8: what a column's integers are multiplied by.
+    /// For int8: what a column's integers are multiplied by, `[groups, columns]`.
     pub(crate) scales: &'a [f32],
-    /// For int8: the sum of a column's numbers, which the offset of a row is multiplied by.
+    /// For int8: the sum of a column's numbers, which the offset of a row is multiplied by,
+    /// `[groups, columns]`.
     pub(crate) sums: &'a [f32],
 }
 
@@ -28,13 +29,16 @@ pub(crate) enum Out<'a> {
     Bf16(&'a mut [u16]),
 }
 
+/// Numbers of a group of int8.
+const NUMBERS: usize = GROUP * 4;
+
 /// Bytes of left rows that are multiplied by one panel after the other; with a panel they fit into
 /// the L2 cache.
 const LEFT_BYTES: usize = 256 << 10;
 
 by_isa! {
     /// Computes `rows` rows: `out = activation(left * right + bias)`. For int8, `ranges` has the range
-    /// of each row of `left`.
+    /// of each group of steps of each row of `left`.
     fn linear(
         kernel: Kernel,
         left: Left<'_>,
@@ -60,24 +64,38 @@ fn linear_body<const FUSED: bool>(
     stride: usize,
 ) {
     let Linear { right, bias, scales, sums } = layer;
-    let mut tile = Tile::ZERO;
+    let (mut tile, mut total) = (Tile::ZERO, Tile::ZERO);
+    let (padded, groups) = (right.columns.next_multiple_of(COLUMNS), right.steps.div_ceil(GROUP));
     let int8 = kernel.precision() == Precision::Int8;
     let chunk = (LEFT_BYTES / (right.steps.max(1) * 4)).next_multiple_of(ROWS);
     for start in (0..rows).step_by(chunk) {
         let part = Left { units: &left.units[start * left.stride..], stride: left.stride };
         let mut product = kernel.product(part, (rows - start).min(chunk), right);
-        while let Some(Place { row, tall, column }) = product.next(&mut tile) {
+        while let Some(Place { row, tall, column, group, last }) = product.next(&mut tile) {
             let wide = (right.columns - column).min(COLUMNS).next_multiple_of(VECTOR);
             let bias = &bias[column..][..wide];
-            for (row, tile) in (start + row..).zip(&mut tile.0[..tall]) {
-                let tile = &mut tile[..wide];
-                if int8 {
-                    let [scale, offset] = ranges[row];
-                    let columns = scales[column..][..wide].iter().zip(&sums[column..][..wide]).zip(bias);
-                    for (value, ((&factor, &sum), &bias)) in tile.iter_mut().zip(columns) {
-                        *value = fma::<FUSED>(*value, scale * factor, fma::<FUSED>(offset, sum, bias));
+            if int8 {
+                let at = group * padded + column;
+                let (scales, sums) = (&scales[at..][..wide], &sums[at..][..wide]);
+                for (row, (tile, total)) in (start + row..).zip(tile.0.iter().zip(&mut total.0)).take(tall) {
+                    let total = &mut total[..wide];
+                    if group == 0 {
+                        total.copy_from_slice(bias);
                     }
-                } else {
+                    let [scale, offset] = ranges[row * groups + group];
+                    for (((total, &value), &factor), &sum) in total.iter_mut().zip(tile).zip(scales).zip(sums)
+                    {
+                        *total = fma::<FUSED>(value, scale * factor, fma::<FUSED>(offset, sum, *total));
+                    }
+                }
+                if !last {
+                    continue;
+                }
+            }
+            let sums = if int8 { &mut total } else { &mut tile };
+            for (row, tile) in (start + row..).zip(&mut sums.0[..tall]) {
+                let tile = &mut tile[..wide];
+                if !int8 {
                     for (value, &bias) in tile.iter_mut().zip(bias) {
                         *value += bias;
                     }
@@ -139,7 +157,7 @@ fn encode_body<const FUSED: bool>(x: &[f32], first: usize, rows: usize, out: &mu
 /// Writes one row, whose numbers beyond the width are 0.
 #[inline(always)]
 pub(crate) fn encode_row<const FUSED: bool>(x: &[f32], row: usize, out: &mut Encoded) {
-    let units = out.units();
+    let (units, groups) = (out.units(), out.groups());
     let to = &mut out.buffer.units_mut()[row * units..][..units];
     match out.precision {
         Precision::F32 => to.copy_from_slice(bytemuck::cast_slice(x)),
@@ -150,18 +168,21 @@ pub(crate) fn encode_row<const FUSED: bool>(x: &[f32], row: usize, out: &mut Enc
             }
         }
         Precision::Int8 => {
-            let (low, high) = extremes(x);
-            let scale = (high - low) * (1.0 / 255.0);
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            // Rounds as in `exp`: the integer is in the low bits.
+            /// Rounds as in `exp`: the integer is in the low bits.
             const ROUND: f32 = 12_582_912.0;
             let to: &mut [u8] = bytemuck::cast_slice_mut(to);
-            for (to, &x) in to.iter_mut().zip(x) {
-                let n = (x - low) * inverse;
-                let n = if n < 255.0 { n } else { 255.0 };
-                *to = (n + ROUND).to_bits() as u8;
+            let parts = to.chunks_mut(NUMBERS).zip(x.chunks(NUMBERS));
+            for ((to, x), range) in parts.zip(&mut out.ranges[row * groups..][..groups]) {
+                let (low, high) = extremes(x);
+                let scale = (high - low) * (1.0 / 255.0);
+                let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                for (to, &x) in to.iter_mut().zip(x) {
+                    let n = (x - low) * inverse;
+                    let n = if n < 255.0 { n } else { 255.0 };
+                    *to = (n + ROUND).to_bits() as u8;
+                }
+                *range = [scale, low];
             }
-            out.ranges[row] = [scale, low];
         }
     }
 }

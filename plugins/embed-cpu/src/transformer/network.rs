@@ -72,7 +72,7 @@ impl Engine {
         out: Out<'_>,
         stride: usize,
     ) {
-        let ranges = left.ranges.get(first..).unwrap_or_default();
+        let ranges = left.ranges.get(first * left.groups()..).unwrap_or_default();
         linear(self.isa, self.kernel, left.left(first), ranges, rows, layer, activation, out, stride);
     }
 

@@ -1,7 +1,7 @@
 //! The weights of a model as the kernels read them: packed once, kept in a file, mapped.
 use super::{
     buffer::Buffer,
-    gemm::{COLUMNS, Panels, Precision, VECTOR, pack},
+    gemm::{COLUMNS, GROUP, Panels, Precision, VECTOR, pack},
     linear::Linear,
     math::bf16,
 };
@@ -123,9 +123,10 @@ impl LinearPart {
         self.inputs.div_ceil(precision.per_unit())
     }
 
-    /// Panels, bias, and for int8 scales and sums.
+    /// Panels, bias, and for int8 scales and sums of each group.
     fn units(&self, precision: Precision) -> usize {
-        let vectors = if precision == Precision::Int8 { 3 } else { 1 };
+        let groups = if precision == Precision::Int8 { self.steps(precision).div_ceil(GROUP) } else { 0 };
+        let vectors = 1 + 2 * groups;
         Panels::len(self.steps(precision), self.outputs) + vectors * self.outputs.next_multiple_of(COLUMNS)
     }
 
@@ -135,13 +136,16 @@ impl LinearPart {
         let units = &packed.units()[self.start..];
         let (panels, rest) = units.split_at(Panels::len(steps, self.outputs));
         let padded = self.outputs.next_multiple_of(COLUMNS);
-        let vector = |at: usize| bytemuck::cast_slice(&rest[at * padded..][..padded]);
+        let vectors = |at: usize, count: usize| bytemuck::cast_slice(&rest[at * padded..][..count * padded]);
         let right = Panels { units: panels, steps, columns: self.outputs };
         let (scales, sums) = match packed.precision {
-            Precision::Int8 => (vector(1), vector(2)),
+            Precision::Int8 => {
+                let groups = steps.div_ceil(GROUP);
+                (vectors(1, groups), vectors(1 + groups, groups))
+            }
             _ => (&[][..], &[][..]),
         };
-        Linear { right, bias: vector(0), scales, sums }
+        Linear { right, bias: vectors(0, 1), scales, sums }
     }
 }
 
@@ -170,22 +174,29 @@ fn pack_linear(precision: Precision, inputs: usize, rows: &[f32], bias: &[f32], 
             pack(steps, outputs, unit, panels);
         }
         Precision::Int8 => {
+            // Of each group of each column.
+            let groups = steps.div_ceil(GROUP);
             let scales: Vec<f32> = rows
                 .chunks_exact(inputs)
-                .map(|row| row.iter().fold(0.0, |most: f32, x| most.max(x.abs())) / 127.0)
+                .flat_map(|row| row.chunks(GROUP * per_unit))
+                .map(|group| group.iter().fold(0.0, |most: f32, x| most.max(x.abs())) / 127.0)
                 .collect();
-            let int = |column: usize, input| {
-                let scale = scales[column];
+            let int = |column: usize, input: usize| {
+                let scale = scales[column * groups + input / (GROUP * per_unit)];
                 if scale > 0.0 { (number(column, input) / scale).round() as i8 } else { 0 }
             };
-            let unit =
-                |column, step| u32::from_le_bytes([0, 1, 2, 3].map(|at| int(column, 4 * step + at) as u8));
+            let unit = |column, step| {
+                u32::from_le_bytes([0, 1, 2, 3].map(|at| int(column, per_unit * step + at) as u8))
+            };
             pack(steps, outputs, unit, panels);
             let padded = outputs.next_multiple_of(COLUMNS);
-            for (column, &scale) in scales.iter().enumerate() {
-                let sum: i32 = (0..inputs).map(|input| i32::from(int(column, input))).sum();
-                vectors[padded + column] = scale;
-                vectors[2 * padded + column] = sum as f32 * scale;
+            for (at, &scale) in scales.iter().enumerate() {
+                let (column, group) = (at / groups, at % groups);
+                let first = group * GROUP * per_unit;
+                let group_inputs = first..inputs.min(first + GROUP * per_unit);
+                let sum: i32 = group_inputs.map(|input| i32::from(int(column, input))).sum();
+                vectors[(1 + group) * padded + column] = scale;
+                vectors[(1 + groups + group) * padded + column] = sum as f32 * scale;
             }
         }
     }
