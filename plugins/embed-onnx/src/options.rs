@@ -103,25 +103,21 @@ pub(crate) const SCHEMA: &str = r#"{
       "description": "int8 is faster on a CPU, and its vectors have a cosine of .995 or more to those of fp32. auto is fp32, unless the model has only an int8 file."
     },
     "max_tokens": {
-      "type": ["integer", "null"],
+      "type": "integer",
       "minimum": 3,
-      "default": null,
       "description": "Cut texts after fewer tokens than the model takes."
     },
     "dim": {
-      "type": ["integer", "null"],
+      "type": "integer",
       "minimum": 1,
-      "default": null,
       "description": "Keep only so many of the first numbers of a vector, for models that are made for it (Matryoshka)."
     },
     "query_prefix": {
-      "type": ["string", "null"],
-      "default": null,
+      "type": "string",
       "description": "What goes before a query, instead of what the model's files say."
     },
     "passage_prefix": {
-      "type": ["string", "null"],
-      "default": null,
+      "type": "string",
       "description": "What goes before a passage, instead of what the model's files say."
     },
     "runtime": {
@@ -137,14 +133,12 @@ pub(crate) const SCHEMA: &str = r#"{
       "description": "Batches that run at the same time; each stream holds a copy of the model. 0: one on a CPU; on a GPU 2 up to 4 GB of memory, 4 up to 8, 6 up to 16, else 8, but so few that the model takes half of the memory at most."
     },
     "use_pinned_memory": {
-      "type": ["boolean", "null"],
-      "default": null,
+      "type": "boolean",
       "description": "Copy to a GPU through pinned memory; by default where it has 8 GB or more."
     },
     "prefetch": {
-      "type": ["integer", "null"],
+      "type": "integer",
       "minimum": 0,
-      "default": null,
       "description": "Batches that are made ready while others run; by default 2 on a GPU of compute capability 7 or later."
     }
   }
@@ -239,12 +233,19 @@ mod tests {
         let properties = schema["properties"].as_object().unwrap();
         let defaults: Map<String, Value> = properties
             .iter()
-            .filter(|(name, _)| *name != "model")
-            .map(|(name, option)| (name.clone(), option["default"].clone()))
+            .filter_map(|(name, option)| Some((name.clone(), option.get("default")?.clone())))
             .collect();
-        assert_eq!(defaults.len(), 14);
-        assert!(defaults.values().any(Value::is_null));
+        assert_eq!((properties.len(), defaults.len()), (15, 8));
         assert_eq!(serde_json::from_value::<Options>(defaults.into()).unwrap(), Options::default());
+        // Every option that has no default is known, too.
+        for (name, option) in properties {
+            let value = match option["type"].as_str() {
+                Some("integer") => "5".to_owned(),
+                Some("boolean") => "true".to_owned(),
+                _ => format!("\"{}\"", option["enum"][0].as_str().unwrap_or("x")),
+            };
+            serde_json::from_str::<Options>(&format!("{{\"{name}\": {value}}}")).unwrap();
+        }
         assert!(serde_json::from_str::<Options>(r#"{"modle": "x"}"#).is_err());
     }
 
