@@ -171,6 +171,7 @@ macro_rules! library {
     };
 }
 
+pub(crate) const CANDLE: &str = library!("magray_embed_candle_plugin");
 pub(crate) const CPU: &str = library!("magray_embed_cpu_plugin");
 pub(crate) const FLAT: &str = library!("magray_index_flat_plugin");
 pub(crate) const HNSW: &str = library!("magray_index_hnsw_plugin");
