@@ -2,6 +2,7 @@
 //! linked once.
 mod bad_input;
 mod cache;
+mod candle;
 mod cli;
 mod config;
 mod crash;

@@ -1,5 +1,5 @@
 //! Broken plugins of every kind: the host survives each with the right line.
-use crate::support::{CHAOS, CRASH, Home, built};
+use crate::support::{CHAOS, CRASH, Home, Ran, built};
 use std::fs;
 
 /// A home with one record and the plugin folder holding `bytes` as a library.
@@ -100,6 +100,22 @@ fn a_plugin_without_its_symbol() {
     let home = home_with(&patched(&chaos(), b"MAGRAY_PLUGIN_ROOT_1", b"MAGRAY_PLUGIN_ROOT_X"));
     home.run(&["add", "the host survives"]).expect(0);
     home.run(&["--backend", "chaos", "search", "host"]).expect(3).says(&[CHAOS, "no entry point"]);
+}
+
+/// As a GPU's driver that is installed after the plugin.
+#[test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn a_library_that_another_one_needs_may_come_later() {
+    let home = home_with(&patched(&chaos(), b"libgcc_s.so.1", b"libgcc_x.so.1"));
+    home.run(&["--backend", "chaos", "add", "the host survives"]).expect(3).says(&[CHAOS, "libgcc_x.so.1"]);
+    let listed = home.run(&["plugin", "list"]).expect(0).stdout;
+    assert!(listed.contains("libgcc_x.so.1"), "{listed}");
+
+    let maps = fs::read_to_string("/proc/self/maps").expect("what this program has loaded");
+    let real = maps.split_whitespace().find(|word| word.ends_with("/libgcc_s.so.1")).expect("libgcc_s");
+    home.file("lib/libgcc_x.so.1", fs::read(real).expect("the library"));
+    let mut command = home.command(&["--backend", "chaos", "add", "the host survives"]);
+    Ran::of(command.env("LD_LIBRARY_PATH", home.path().join("lib"))).expect(0);
 }
 
 #[test]

@@ -36,6 +36,10 @@ struct Trial {
     stamp: String,
     /// Why it failed; none where it passed.
     refusal: Option<String>,
+    /// Whether the child lived to say so. Then the fault may lie outside the file, as with a library
+    /// that it needs and that is not installed yet, and another trial does no harm.
+    #[serde(default)]
+    explained: bool,
 }
 
 impl Trials {
@@ -43,17 +47,18 @@ impl Trials {
         Self { program, book: data_dir.join("plugins").join("trials.json") }
     }
 
-    /// Loads the file in a child process, unless this very file was tried before.
+    /// Loads the file in a child process, unless this very file has passed or crashed there before.
     pub(super) fn check(&self, file: &PluginFile) -> Result<(), Refusal> {
         let Some(program) = &self.program else { return Ok(()) };
         let stamp = file.stamp()?;
         let mut book = self.read_book();
-        if let Some(trial) = book.0.get(&file.path).filter(|trial| trial.stamp == stamp) {
+        if let Some(trial) = book.0.get(&file.path).filter(|trial| trial.stamp == stamp && !trial.explained) {
             return trial.refusal.clone().map_or(Ok(()), |refusal| Err(Refusal::Trial(refusal)));
         }
         let result = run(program, &file.path);
         let refusal = result.as_ref().err().map(ToString::to_string);
-        book.0.insert(file.path.clone(), Trial { stamp, refusal });
+        let explained = matches!(result, Err(Refusal::Trial(_)));
+        book.0.insert(file.path.clone(), Trial { stamp, refusal, explained });
         self.write_book(&book);
         result
     }
