@@ -4,7 +4,8 @@
 #![expect(clippy::print_stderr, reason = "sizes that criterion has no place for")]
 use criterion::{Criterion, criterion_group, criterion_main};
 use magray::{
-    embedding::{CacheLimits, Embedding, EmbeddingCache},
+    config::Config,
+    embedding::{CacheLimits, Candidate, Embedding, EmbeddingCache, Made},
     plugins::{PluginOptions, Plugins},
     store::{CacheKey, CacheSpace, DiskCache, DiskCacheOptions},
 };
@@ -79,8 +80,11 @@ fn hit(c: &mut Criterion) {
     let limits = CacheLimits { max_bytes: u64::MAX, max_entries: ENTRIES as usize };
     let info =
         EmbedderInfo { dim: DIM, max_tokens: 256, max_batch: 4096, model: "axis".into(), space: [1; 32] };
-    let embedding = Embedding::new("axis", Box::new(Axis(info)), EmbeddingCache::new(policy, limits));
-    let embedding = embedding.unwrap_or_else(|error| panic!("{error}"));
+    let make = move || Ok(Made { embedder: Box::new(Axis(info.clone())), origin: "axis".to_owned() });
+    let axis = Candidate { profile: "axis".to_owned(), make: Box::new(make) };
+    let defaults = Config::load(None, std::iter::empty(), &[]).expect("the defaults").config;
+    let cache = EmbeddingCache::new(policy, limits);
+    let embedding = Embedding::new(vec![axis], None, cache, &(&defaults).into()).expect("it starts");
     let texts: Vec<String> =
         (0..ENTRIES).map(|i| format!("how are the backups of machine {i} made and kept")).collect();
     let embed = |text: &str| embedding.embed(&Cx::free(), &[text], Role::Query).expect("a vector");

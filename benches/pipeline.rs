@@ -5,10 +5,8 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use magray::{
-    embedding::{
-        BreakerOptions, CacheLimits, Candidate, Embedding, EmbeddingCache, EmbeddingOptions, Made,
-        PipelineOptions,
-    },
+    config::Config,
+    embedding::{BreakerOptions, CacheLimits, Candidate, Embedding, EmbeddingCache, EmbeddingOptions, Made},
     plugins::{PluginOptions, Plugins},
 };
 use magray_plugin_api::{Plugin, Role};
@@ -16,7 +14,6 @@ use magray_plugin_testkit::Cx;
 use std::{
     hint::black_box,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -35,26 +32,9 @@ fn candidate(plugins: &Arc<Plugins>, component: &'static str, options: &'static 
 fn embedding(plugins: &Plugins, candidates: Vec<Candidate>, failures: u32) -> Embedding {
     let policy = plugins.cache_policy("chaos", r#"{"fault": "panic_in_call"}"#).expect("it is linked in");
     let cache = EmbeddingCache::new(policy, CacheLimits { max_bytes: 0, max_entries: 0 });
-    let options = EmbeddingOptions {
-        pipeline: PipelineOptions {
-            max_wait_interactive: Duration::from_millis(5),
-            max_wait_bulk: Duration::from_millis(50),
-            queue_texts: 16384,
-            queue_bytes: 64 << 20,
-            token_budget: 0,
-            workers: 1,
-            threads: thread::available_parallelism().map_or(1, Into::into),
-            gpu_texts: 128,
-        },
-        breaker: BreakerOptions {
-            failures,
-            error_rate: 1.0,
-            window: failures as usize,
-            cool_down: Duration::from_secs(1),
-            max_cool_down: Duration::from_secs(60),
-        },
-        call_timeout: Duration::from_secs(120),
-    };
+    let defaults = Config::load(None, std::iter::empty(), &[]).expect("the defaults").config;
+    let mut options = EmbeddingOptions::from(&defaults);
+    options.breaker = BreakerOptions { failures, window: failures as usize, ..options.breaker };
     Embedding::new(candidates, None, cache, &options).expect("the backend starts")
 }
 

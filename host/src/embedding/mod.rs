@@ -20,7 +20,7 @@ pub use metrics::Counters;
 pub use parity::Gate;
 pub use pipeline::PipelineOptions;
 
-use crate::{plugins::PluginError, store::StoreError};
+use crate::{config::Config, plugins::PluginError, resources::gpu::Tuning, store::StoreError};
 use chain::{Chain, Clock};
 use magray_plugin_api::{CallContext, DeviceReport, Embedder, EmbedderInfo, Error as ApiError, Role};
 use metrics::Metrics;
@@ -76,6 +76,33 @@ pub struct EmbeddingOptions {
     pub breaker: BreakerOptions,
     /// How long a call of a backend may take before it counts as hung.
     pub call_timeout: Duration,
+}
+
+impl From<&Config> for EmbeddingOptions {
+    fn from(config: &Config) -> Self {
+        let settings = &config.ai.embedding;
+        let (pipeline, breaker) = (&settings.pipeline, &settings.breaker);
+        Self {
+            pipeline: PipelineOptions {
+                max_wait_interactive: Duration::from_millis(pipeline.max_wait_interactive_ms),
+                max_wait_bulk: Duration::from_millis(pipeline.max_wait_bulk_ms),
+                queue_texts: pipeline.queue_texts,
+                queue_bytes: pipeline.queue_bytes,
+                token_budget: pipeline.token_budget,
+                workers: pipeline.workers,
+                threads: config.plugins.thread_budget(),
+                gpu_texts: Tuning::max_batch(settings.gpu_config.gpu_mem_limit) as usize,
+            },
+            breaker: BreakerOptions {
+                failures: breaker.failures,
+                error_rate: f64::from(breaker.error_rate_percent) / 100.0,
+                window: breaker.window,
+                cool_down: Duration::from_millis(breaker.cool_down_ms),
+                max_cool_down: Duration::from_millis(breaker.max_cool_down_ms),
+            },
+            call_timeout: Duration::from_millis(pipeline.call_timeout_ms),
+        }
+    }
 }
 
 /// Embedding backends of one space with the pipeline and the cache in front of them.

@@ -163,7 +163,7 @@ impl Engine {
         let gate = Gate::new(self.store.clone());
         let candidates = backends::candidates(config, &self.plugins)?;
         let cache = self.cache(on_disk)?;
-        let embedding = Embedding::new(candidates, Some(gate), cache, &backends::options(config))?;
+        let embedding = Embedding::new(candidates, Some(gate), cache, &config.into())?;
 
         let info = embedding.info();
         let space = self.store.space(info.space, &info.model, info.dim)?;
