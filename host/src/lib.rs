@@ -1,6 +1,6 @@
 //! Local semantic memory and vector search: the library below the `magray` program.
 //!
-//! Dependencies point downward only: [`cli`] over [`bench`] and [`engine`] over [`memory`] and [`indexing`] over
+//! Dependencies point downward only: [`cli`] over [`mod@bench`] and [`engine`] over [`memory`] and [`indexing`] over
 //! [`embedding`] and [`ingest`] over [`store`] and [`plugins`] over [`config`] over [`resources`]. Only `store` speaks SQL, only
 //! `plugins` loads libraries, only `cli` prints. [`models`] stands beside them: it finds and fetches model
 //! folders. `docs/ARCHITECTURE.md` walks through them.

@@ -26,7 +26,7 @@ pub enum Request {
     #[expect(missing_docs, reason = "as said")]
     Start { threads: usize, texts: PathBuf },
     /// Embed all texts of a kind by calls of `batch` texts, in the order of their length where they are to be
-    /// `sorted`. As often as fits into [`PASSES`], at least once. The reply is the seconds of each pass.
+    /// `sorted`. As often as fits into `PASSES`, at least once. The reply is the seconds of each pass.
     #[expect(missing_docs, reason = "as said")]
     Run { shape: String, sorted: bool, batch: usize },
     /// Embed one query so many times. The reply is the seconds of each.
