@@ -52,6 +52,15 @@ struct Network<'a> {
     quantizer: Option<Quantizer>,
 }
 
+/// How a linear layer is quantized in an int8 network.
+#[derive(Clone, Copy)]
+enum Int8 {
+    /// By blocks: what comes out of a layer norm has outliers.
+    Blocks,
+    /// By tokens and columns; where no number that goes in is below a bound, from there.
+    Columns { least: Option<f32> },
+}
+
 /// A linear layer whose bias is still to be added.
 struct Linear {
     product: String,
@@ -121,13 +130,17 @@ impl Network<'_> {
         let Bert { hidden, intermediate, relative_buckets, activation, .. } = *self.bert;
         let names = if relative_buckets.is_some() { &MPNET } else { &BERT };
         let attention = self.attention(at, names, states, bias)?;
-        let projected = self.linear(&format!("{at}.{}", names.out), &attention, [hidden, hidden], None)?;
+        let columns = |least| Int8::Columns { least };
+        let out = format!("{at}.{}", names.out);
+        let projected = self.linear(&out, &attention, [hidden, hidden], columns(None))?;
         let added = self.add_norm(&projected, states, &format!("{at}.{}", names.norm))?;
 
-        let up = self.linear(&format!("{at}.intermediate.dense"), &added, [hidden, intermediate], None)?;
+        let up = format!("{at}.intermediate.dense");
+        let up = self.linear(&up, &added, [hidden, intermediate], Int8::Blocks)?;
         let inner = self.activate(&up, &format!("{at}.activated"))?;
-        let least = Some(least(activation));
-        let down = self.linear(&format!("{at}.output.dense"), &inner, [intermediate, hidden], least)?;
+        let down = format!("{at}.output.dense");
+        let least = columns(Some(least(activation)));
+        let down = self.linear(&down, &inner, [intermediate, hidden], least)?;
         self.add_norm(&down, &added, &format!("{at}.output.LayerNorm"))
     }
 
@@ -163,19 +176,20 @@ impl Network<'_> {
         self.builder.node(CONTRIB, "Attention", &inputs, &output, [heads])
     }
 
-    /// The linear layer `name` from `k` to `n` numbers. `least`: no number of `x` is smaller.
-    fn linear(&mut self, name: &str, x: &str, [k, n]: [usize; 2], least: Option<f32>) -> Result<Linear> {
+    /// The linear layer `name` from `k` to `n` numbers.
+    fn linear(&mut self, name: &str, x: &str, [k, n]: [usize; 2], int8: Int8) -> Result<Linear> {
         let rows = self.builder.weights.f32(&format!("{name}.weight"), &[n, k])?;
         let mut bias = self.builder.weights.f32(&format!("{name}.bias"), &[n])?;
-        let product = match &mut self.quantizer {
-            Some(quantizer) => {
+        let product = match (&mut self.quantizer, int8) {
+            (Some(_), Int8::Blocks) => Blocks::new(&rows, k).product(&mut self.builder, name, x)?,
+            (Some(quantizer), Int8::Columns { least }) => {
                 let columns = Columns::new(&rows, k);
                 if let Some(least) = least {
                     columns.add_product_of(least, &mut bias);
                 }
                 quantizer.product(&mut self.builder, name, x, &columns, least)?
             }
-            None => {
+            (None, _) => {
                 let weight =
                     self.builder.constant(&format!("{name}.weight"), &[k, n], &transpose(&rows, k))?;
                 self.builder.node(ONNX, "MatMul", &[x, &weight], name, [])?
