@@ -20,7 +20,7 @@ impl Bed {
         let config = home.file(
             "fallback.toml",
             format!(
-                "[ai.embedding]\nprofile = \"main\"\n{more}\n\
+                "[memory.cache]\ndisk = false\n[ai.embedding]\nprofile = \"main\"\n{more}\n\
                  [ai.embedding.profiles.main]\nplugin = \"chaos\"\nfallback = [\"spare\"]\n\
                  options = {{ control = {control:?}, {options} }}\n\
                  [ai.embedding.profiles.spare]\nplugin = \"chaos\"\n"
@@ -137,7 +137,8 @@ fn backends_that_disagree_are_told_apart_before_they_are_used() {
     let log = home.path().join("calls");
     let run = |options: &str, args: &[&str]| {
         let text = format!(
-            "[ai.embedding.profiles.other]\nplugin = \"chaos\"\noptions = {{ log = {log:?}, {options} }}\n"
+            "[memory.cache]\ndisk = false\n[ai.embedding.profiles.other]\nplugin = \"chaos\"\n\
+             options = {{ log = {log:?}, {options} }}\n"
         );
         let config = home.file("config.toml", text);
         home.run(&[&["--config", config.to_str().expect("UTF-8"), "--backend", "other"], args].concat())

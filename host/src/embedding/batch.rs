@@ -83,6 +83,8 @@ pub(super) struct Rows {
     pub(super) vectors: Arc<Vec<f32>>,
     pub(super) first: usize,
     pub(super) served: Served,
+    /// How long the backend took for a text.
+    pub(super) text_time: Duration,
 }
 
 impl Request {
@@ -149,7 +151,7 @@ impl Batch {
     }
 
     /// Gives each request its vectors, of `vectors` `[texts, dim]`.
-    pub(super) fn deliver(&self, vectors: Vec<f32>, served: &Served) {
+    pub(super) fn deliver(&self, vectors: Vec<f32>, served: &Served, text_time: Duration) {
         let vectors = Arc::new(vectors);
         let mut first = 0;
         for (request, rows) in &self.parts {
@@ -157,7 +159,7 @@ impl Batch {
             answer.missing -= rows.len();
             let (rows, vectors, served) = (rows.clone(), vectors.clone(), served.clone());
             let count = rows.len();
-            answer.parts.push(Rows { rows, vectors, first, served });
+            answer.parts.push(Rows { rows, vectors, first, served, text_time });
             first += count;
             drop(answer);
             request.arrived.notify_one();

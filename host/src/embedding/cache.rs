@@ -117,11 +117,11 @@ impl EmbeddingCache {
         self
     }
 
-    /// Tells it that the backend took so long for so many texts, without any wait for its turn.
-    pub(super) fn note_cost(&self, texts: usize, took: Duration) {
-        if let (Some(disk), true) = (&self.disk, texts > 0) {
-            let each = took.as_nanos() / texts as u128;
-            disk.cost_ns.store(u64::try_from(each).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Tells it how long the backend took for a text, without any wait for its turn.
+    pub(super) fn note_cost(&self, text_time: Duration) {
+        if let Some(disk) = &self.disk {
+            let ns = u64::try_from(text_time.as_nanos()).unwrap_or(u64::MAX);
+            disk.cost_ns.store(ns, Ordering::Relaxed);
         }
     }
 
@@ -367,14 +367,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = with_disk(folder.path(), 10, None);
         assert_eq!(get(&cache, "a"), None);
-        cache.note_cost(1000, Duration::from_millis(1));
+        cache.note_cost(Duration::from_micros(1));
         put(&cache, "a", [0.5, 0.25]);
         assert_eq!(get(&cache, "b"), None);
         drop(cache);
         assert!(!folder.path().join("cache.db").exists());
 
         let cache = with_disk(folder.path(), 10, None);
-        cache.note_cost(10, Duration::from_millis(1));
+        cache.note_cost(Duration::from_millis(1));
         put(&cache, "a", [0.5, 0.25]);
         drop(cache);
         assert_eq!(get(&with_disk(folder.path(), 10, None), "a"), Some([0.5, 0.25]));

@@ -279,10 +279,8 @@ impl Embedding {
         }
         let texts: Vec<&str> = missing.iter().map(|&row| texts[row]).collect();
         let mut served = None;
-        let start = Instant::now();
-        let parts = self.pipeline.embed(cx, &texts, role, urgency)?;
-        self.cache.note_cost(texts.len(), start.elapsed());
-        for part in parts {
+        for part in self.pipeline.embed(cx, &texts, role, urgency)? {
+            self.cache.note_cost(part.text_time);
             let computed = part.vectors[part.first * dim..].chunks_exact(dim);
             for (&at, vector) in part.rows.iter().zip(computed) {
                 let row = missing[at as usize];

@@ -359,11 +359,12 @@ impl Shared {
             let took = started.elapsed();
             let texts = u32::try_from(call.batch.len()).unwrap_or(u32::MAX).max(1);
             state.call_time = state.call_time.mul_f32(0.75) + took.mul_f32(0.25);
-            state.text_time = state.text_time.mul_f32(0.75) + (took / texts).mul_f32(0.25);
+            let text_time = took / texts;
+            state.text_time = state.text_time.mul_f32(0.75) + text_time.mul_f32(0.25);
             match result {
                 Ok((vectors, served)) => {
                     drop(state);
-                    call.batch.deliver(vectors, &served);
+                    call.batch.deliver(vectors, &served, text_time);
                 }
                 // One bad text spoils only the request that it is of.
                 Err(EmbeddingError::Backend { error, .. })

@@ -131,7 +131,7 @@ impl Incoming {
 
     /// Fails where the disk has less room than `bytes`.
     pub(super) fn check_room(&self, what: &str, bytes: u64) -> Result<(), ModelError> {
-        match free_space(&self.dir) {
+        match fs4::available_space(&self.dir).ok() {
             Some(free) if free < bytes => Err(ModelError::NoSpace {
                 what: what.to_owned(),
                 dir: self.models.clone(),
@@ -264,17 +264,6 @@ pub(super) fn files_below(dir: &Path) -> Result<Vec<String>, ModelError> {
     }
     files.sort();
     Ok(files)
-}
-
-#[cfg(unix)]
-fn free_space(dir: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(dir).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-#[cfg(not(unix))]
-fn free_space(_dir: &Path) -> Option<u64> {
-    None
 }
 
 /// What earlier attempts have left: names and bytes.
