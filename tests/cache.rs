@@ -31,7 +31,8 @@ fn another_process_finds_what_one_has_computed() {
     assert!(entries >= 2, "{first}");
     let answer = |ran: Ran| {
         let answer: Value = serde_json::from_str(&ran.stdout).expect("JSON");
-        (answer["hits"][0]["id"].clone(), answer["hits"][0]["score"].as_f64().expect("a score"))
+        let score = answer["hits"][0]["score"].as_f64().expect("a score");
+        (answer["hits"][0]["id"].clone(), score, answer["cached"].clone())
     };
     let cached = answer(run(&home, &["search", "copies of data", "--json"]).expect(0));
     let second = stats(&home);
@@ -46,6 +47,8 @@ fn another_process_finds_what_one_has_computed() {
     let computed = answer(Ran::of(without.env("MAGRAY_MEMORY__CACHE__DISK", "false")).expect(0));
     assert_eq!(cached.0, computed.0);
     assert!((cached.1 - computed.1).abs() < 1e-3, "{cached:?} {computed:?}");
+    // And the answer says which of them it was.
+    assert_eq!((cached.2, computed.2), (true.into(), false.into()));
 
     let shown = run(&home, &["cache", "stats"]).expect(0).stdout;
     assert!(shown.contains("potion-base-8M-int8") && shown.contains("look-ups answered"), "{shown}");

@@ -140,8 +140,8 @@ const WARM_UP: usize = 20;
 const SEARCHES: usize = 9;
 
 /// Measures all contestants in turn, run by run, so that other work on the machine hits them alike. `done` is told
-/// after each measurement whose turn it was. `folder` is an empty one for files of the run, `models` the folder
-/// of the user's models.
+/// after each measurement whose turn it was. `folder` is an empty one for files of the run, `data_dir` that of the
+/// user, with models and runtime libraries.
 ///
 /// # Errors
 /// [`BenchError`] where any of them fails: a table that lacks one says nothing of it.
@@ -149,7 +149,7 @@ pub fn measure_throughput(
     cx: &dyn CallContext,
     request: &ThroughputRequest,
     folder: &Path,
-    models: &Path,
+    data_dir: &Path,
     done: &mut dyn FnMut(&str),
 ) -> Result<Throughput, BenchError> {
     let texts = folder.join("texts.jsonl");
@@ -174,7 +174,7 @@ pub fn measure_throughput(
         }
         for (place, running) in running.iter_mut().enumerate() {
             let home = folder.join(format!("{place}-{threads}"));
-            measured.latencies.push(interruptible(cx, running.latency(request.queries, &home, models))?);
+            measured.latencies.push(interruptible(cx, running.latency(request.queries, &home, data_dir))?);
             done(&running.contestant.name);
         }
     }
@@ -247,14 +247,14 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn latency(&mut self, queries: usize, home: &Path, models: &Path) -> Result<Latency, BenchError> {
+    fn latency(&mut self, queries: usize, home: &Path, data_dir: &Path) -> Result<Latency, BenchError> {
         let ask = |times| Request::Latency { text: QUERY.to_owned(), times };
         self.worker.seconds(&ask(WARM_UP))?;
         let seconds = self.worker.seconds(&ask(queries))?;
         let ms = |share: f64| quantile(seconds.clone(), share) * 1000.0;
         let program = self.contestant.program.as_deref();
         let searched =
-            program.map(|program| start_to_answer(self.contestant, program, home, models, self.threads));
+            program.map(|program| start_to_answer(self.contestant, program, home, data_dir, self.threads));
         Ok(Latency {
             name: self.contestant.name.clone(),
             ran: (&self.ready).into(),
@@ -290,17 +290,21 @@ fn start_to_answer(
     contestant: &Contestant,
     program: &[OsString],
     home: &Path,
-    models: &Path,
+    data_dir: &Path,
     cores: usize,
 ) -> Result<f64, BenchError> {
     fs::create_dir_all(home).map_err(|error| write_failed(home, &error))?;
-    if models.is_dir() {
-        let link = home.join("models");
-        link_dir(models, &link).map_err(|error| write_failed(&link, &error))?;
+    for name in ["models", "runtime"] {
+        let (folder, link) = (data_dir.join(name), home.join(name));
+        if folder.is_dir() {
+            link_dir(&folder, &link).map_err(|error| write_failed(&link, &error))?;
+        }
     }
     let run = |args: &[&str]| {
         let mut command = command(program, &contestant.env);
         command.arg("--data-dir").arg(home).args(args);
+        // Else only the first search would embed its query.
+        command.env("MAGRAY_MEMORY__CACHE__DISK", "false");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         pin(&mut command, cores);
         let start = Instant::now();

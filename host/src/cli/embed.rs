@@ -119,6 +119,8 @@ impl Embed {
                     bytes += text.text.len();
                     batch.push(text);
                     if batch.len() == BATCH_TEXTS || bytes >= BATCH_BYTES {
+                        // There is more, so it will take long enough for a backend to fail.
+                        engine.embedding()?.keep_standby();
                         self.embed(&engine, &std::mem::take(&mut batch), &mut sink, &mut done)?;
                         progress.0.set_position(done.texts);
                         bytes = 0;

@@ -46,6 +46,8 @@ struct ResponseJson<'a> {
     precision: &'a str,
     /// Why another backend or device answered than was asked for.
     fallback: Option<&'a str>,
+    /// Whether the vector of the query came from the cache.
+    cached: bool,
     index: &'a str,
     took_ms: f64,
     unembedded: u64,
@@ -102,12 +104,13 @@ fn print(terminal: &Terminal, query: &str, response: &SearchResponse) -> Result<
         terminal.hint("nothing found; try other words, fewer filters or a lower --min-score");
     } else {
         terminal.hint(&format!(
-            "{} in {:.1} ms: {} by {} on {}, index {}",
+            "{} in {:.1} ms: {} by {} on {}{}, index {}",
             view::counted(response.hits.len() as u64, "result"),
             response.took.as_secs_f64() * 1000.0,
             response.model,
             response.backend,
             view::ran_on(&response.device),
+            if response.cached { ", query from the cache" } else { "" },
             response.index
         ));
     }
@@ -116,10 +119,11 @@ fn print(terminal: &Terminal, query: &str, response: &SearchResponse) -> Result<
     }
     if response.unembedded > 0 {
         terminal.warn(&format!(
-            "{} without a vector of {} cannot be found by it; `magray --backend {} reembed` embeds them",
+            "{} without a vector of {} cannot be found by it; `magray --backend {} --model {} reembed` embeds them",
             view::counted(response.unembedded, "record"),
             response.model,
-            response.backend
+            response.backend,
+            response.model
         ));
     }
     Ok(())
@@ -140,6 +144,7 @@ fn print_json(terminal: &Terminal, query: &str, response: &SearchResponse) -> Re
         engine: &response.device.engine,
         precision: &response.device.precision,
         fallback: response.fallback.as_deref(),
+        cached: response.cached,
         index: &response.index,
         took_ms: response.took.as_secs_f64() * 1000.0,
         unembedded: response.unembedded,

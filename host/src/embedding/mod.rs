@@ -128,6 +128,9 @@ pub struct Embedded {
     pub device: DeviceReport,
     /// Why it was not the backend or the device that was asked for; none where it was.
     pub fallback: Option<String>,
+    /// Whether the cache knew all of them, so that no backend ran. Who would have is named all the same:
+    /// what the cache holds was computed by one that agrees with it.
+    pub cached: bool,
 }
 
 /// How the backends are, and what they have done.
@@ -244,7 +247,7 @@ impl Embedding {
         role: Role,
     ) -> Result<Embedded, EmbeddingError> {
         let (vectors, served) = self.embed_by(cx, texts, role, Urgency::Interactive)?;
-        // What the cache knew was computed by one that agrees with the one that serves.
+        let cached = served.is_none();
         let served = served
             .or_else(|| self.chain.serving().map(|(place, backend)| self.chain.served_by(place, &backend)));
         let device = served.as_ref().map(|served| served.embedder.device()).unwrap_or_default();
@@ -254,6 +257,7 @@ impl Embedding {
             backend: served.as_ref().map_or(self.backend(), |served| &served.profile).to_owned(),
             fallback: served.and_then(|served| Some(served.fallback?.to_string())).or(of_device),
             device,
+            cached,
         })
     }
 

@@ -265,6 +265,7 @@ impl Reembed<'_> {
                 free >> 20
             )));
         }
+        target.embedding.keep_standby();
         let total = to.missing + to.embedded;
         let mut embedded = 0;
         let choice = &target.choice;

@@ -36,6 +36,8 @@ pub struct SearchResponse {
     pub device: DeviceReport,
     /// Why it was not the profile or the device that was asked for; none where it was.
     pub fallback: Option<String>,
+    /// Whether the vector of the query came from the cache, so that no backend ran.
+    pub cached: bool,
     /// The index profile that was used.
     pub index: String,
     /// From the query to the answer, without loading of backends.
@@ -74,7 +76,7 @@ impl Engine {
         }
         let vectors = self.vectors()?;
         let start = Instant::now();
-        let Embedded { vectors: vector, backend, device, fallback } =
+        let Embedded { vectors: vector, backend, device, fallback, cached } =
             vectors.embedding.answer(cx, &[query], Role::Query)?;
         let unknown_words = vector.iter().all(|&v| v == 0.0);
         let hits = if unknown_words {
@@ -89,6 +91,7 @@ impl Engine {
             model: vectors.embedding.info().model.clone(),
             device,
             fallback,
+            cached,
             index: vectors.index_backend.clone(),
             took: start.elapsed(),
             unembedded: self.store.count_without_vector(vectors.space)?,

@@ -146,8 +146,7 @@ impl EmbedCommand {
         let measured = {
             let progress = terminal.progress("measurements");
             progress.0.set_length(request.steps() as u64);
-            let models = setup.data_dir.join("models");
-            measure_throughput(&UntilInterrupted, &request, folder.path(), &models, &mut |name| {
+            measure_throughput(&UntilInterrupted, &request, folder.path(), &setup.data_dir, &mut |name| {
                 progress.0.inc(1);
                 progress.0.set_message(name.to_owned());
             })?
