@@ -148,3 +148,54 @@ pub(crate) fn count(encoder: &TextEncoder, texts: &[&str], out: &mut [u32]) -> R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use magray_model::Overrides;
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    struct Fixture {
+        texts: Vec<(String, Vec<u32>)>,
+    }
+
+    fn folder(name: &str, overrides: &Overrides) -> ModelFolder {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/data/architectures");
+        ModelFolder::open(&std::path::Path::new(dir).join(name), overrides).unwrap()
+    }
+
+    /// The vocabulary is tiny, so nearly every text has what cannot be spelled.
+    #[test]
+    fn the_own_tokenizer_gives_the_ids_of_the_crate() {
+        let fixture: Fixture = serde_json::from_str(include_str!("../../tests/data/tokenizer.json")).unwrap();
+        assert!(fixture.texts.len() > 1500);
+        for overrides in [
+            Overrides::default(),
+            Overrides {
+                max_tokens: Some(7),
+                query_prefix: Some("query: ".to_owned()),
+                ..Overrides::default()
+            },
+        ] {
+            let folder = folder("bert", &overrides);
+            let own = TextEncoder::open(&folder).unwrap();
+            assert_eq!(own.name(), "BERT uncased WordPiece");
+            let other = folder.tokenizer().unwrap();
+            for (text, _) in &fixture.texts {
+                let (mut ids, mut expected) = (Vec::new(), Vec::new());
+                own.encode(text, Role::Query, &mut ids).unwrap();
+                other.encode(text, Role::Query, &mut expected).unwrap();
+                assert_eq!(ids, expected, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_tokenizers_are_left_to_the_crate() {
+        for name in ["xlm-roberta", "mpnet", "qwen3"] {
+            let encoder = TextEncoder::open(&folder(name, &Overrides::default())).unwrap();
+            assert_eq!(encoder.name(), "tokenizers", "{name}");
+        }
+    }
+}
