@@ -12,7 +12,14 @@ use toml::Value;
 const PREFIX: &str = "MAGRAY_";
 
 /// Names that other parts of the program read; they are no settings.
-const NOT_SETTINGS: [&str; 4] = ["MAGRAY_HOME", "MAGRAY_PLUGIN_PATH", "MAGRAY_CONFIG", "MAGRAY_DATA"];
+const NOT_SETTINGS: [&str; 6] = [
+    "MAGRAY_HOME",
+    "MAGRAY_PLUGIN_PATH",
+    "MAGRAY_CONFIG",
+    "MAGRAY_DATA",
+    "MAGRAY_SHARED",
+    "MAGRAY_TEST_ASSETS",
+];
 
 /// The layer that the variables of our prefix make.
 pub(super) fn environment(
