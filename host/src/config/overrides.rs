@@ -11,7 +11,7 @@ use toml::Value;
 
 const PREFIX: &str = "MAGRAY_";
 
-/// Names that other parts of the program read; they are no settings.
+/// Names that other parts of the program, its benches and its tests read; they are no settings.
 const NOT_SETTINGS: [&str; 6] = [
     "MAGRAY_HOME",
     "MAGRAY_PLUGIN_PATH",
