@@ -29,6 +29,23 @@ pub struct EmbedderInfo {
     pub space: [u8; 32],
 }
 
+impl EmbedderInfo {
+    /// The first thing that [`Embedder::embed`] does, for authors: whether the call is one that it takes.
+    ///
+    /// # Errors
+    /// `INVALID_INPUT` where there are more than `max_batch` texts, or `out` is not `[texts.len(), dim]`.
+    pub fn check_call(&self, texts: &[&str], out: &[f32]) -> Result<()> {
+        let (count, Self { dim, max_batch, .. }) = (texts.len(), self);
+        if count > *max_batch {
+            return Err(Error::invalid_input(format!("{count} texts in one call; at most {max_batch}")));
+        }
+        if count.checked_mul(*dim) != Some(out.len()) {
+            return Err(Error::invalid_input(format!("{} numbers for {count} texts x {dim}", out.len())));
+        }
+        Ok(())
+    }
+}
+
 /// Turns texts into unit vectors.
 ///
 /// Threads: any number of calls at once.

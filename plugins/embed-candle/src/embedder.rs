@@ -144,15 +144,7 @@ impl Embedder for CandleEmbedder {
 
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()> {
         let dim = self.info.dim;
-        if texts.len() > self.info.max_batch {
-            let message =
-                format!("{} texts in one call; at most {} (batch_size)", texts.len(), self.info.max_batch);
-            return Err(Error::invalid_input(message));
-        }
-        if texts.len().checked_mul(dim) != Some(out.len()) {
-            let message = format!("{} numbers for {} texts x {dim}", out.len(), texts.len());
-            return Err(Error::invalid_input(message));
-        }
+        self.info.check_call(texts, out)?;
         cx.check()?;
         let mut packed = Packed::default();
         for text in texts {

@@ -278,15 +278,8 @@ impl Embedder for OnnxEmbedder {
     }
 
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()> {
-        let (most, dim) = (self.info.max_batch, self.info.dim);
-        if texts.len() > most {
-            let message = format!("{} texts in one call; at most {most} (batch_size)", texts.len());
-            return Err(Error::invalid_input(message));
-        }
-        if texts.len().checked_mul(dim) != Some(out.len()) {
-            let message = format!("{} numbers for {} texts x {dim}", out.len(), texts.len());
-            return Err(Error::invalid_input(message));
-        }
+        let dim = self.info.dim;
+        self.info.check_call(texts, out)?;
         let mut packed = Packed::default();
         for texts in texts.chunks(TOKENIZED_TEXTS) {
             cx.check()?;
@@ -297,7 +290,7 @@ impl Embedder for OnnxEmbedder {
         }
         out.fill(0.0);
         let lengths: Vec<usize> = packed.texts().map(<[u32]>::len).collect();
-        let batches = batch::plan(&lengths, most, lock(&self.pool).budget());
+        let batches = batch::plan(&lengths, self.info.max_batch, lock(&self.pool).budget());
         let workers = batches.len().min(self.streams + self.prefetch);
         let options = self.run_options().map_err(|error| error::of_runtime("refuses a run", &error))?;
         let call = Call {

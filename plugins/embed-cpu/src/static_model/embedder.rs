@@ -191,18 +191,7 @@ impl Embedder for StaticEmbedder {
 
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], _role: Role, out: &mut [f32]) -> Result<()> {
         let dim = self.info.dim;
-        if texts.len() > self.info.max_batch {
-            let message =
-                format!("{} texts in one call; at most {} (batch_size)", texts.len(), self.info.max_batch);
-            return Err(Error::invalid_input(message));
-        }
-        if texts.len().checked_mul(dim) != Some(out.len()) {
-            return Err(Error::invalid_input(format!(
-                "{} numbers for {} texts x {dim}",
-                out.len(),
-                texts.len()
-            )));
-        }
+        self.info.check_call(texts, out)?;
         cx.check()?;
         let bytes: usize = texts.iter().map(|text| text.len()).sum();
         let chunks = texts.len().div_ceil(CHUNK_TEXTS);

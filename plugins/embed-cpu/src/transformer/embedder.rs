@@ -187,15 +187,8 @@ impl Embedder for TransformerEmbedder {
     }
 
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()> {
-        let EmbedderInfo { dim, max_batch, .. } = self.info;
-        if texts.len() > max_batch {
-            let message = format!("{} texts in one call; at most {max_batch} (batch_size)", texts.len());
-            return Err(Error::invalid_input(message));
-        }
-        if texts.len().checked_mul(dim) != Some(out.len()) {
-            let message = format!("{} numbers for {} texts x {dim}", out.len(), texts.len());
-            return Err(Error::invalid_input(message));
-        }
+        let dim = self.info.dim;
+        self.info.check_call(texts, out)?;
         cx.check()?;
         let ids = self.tokens(cx, texts, role)?;
         let tokens = ids.ids.len();
