@@ -278,7 +278,6 @@ impl Embedder for OnnxEmbedder {
     }
 
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()> {
-        let dim = self.info.dim;
         self.info.check_call(texts, out)?;
         let mut packed = Packed::default();
         for texts in texts.chunks(TOKENIZED_TEXTS) {
