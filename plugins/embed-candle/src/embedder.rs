@@ -9,8 +9,8 @@ use crate::{
 use candle_core::{DType, Device};
 use magray_model::{ModelFolder, Packed, Tokenizer, normalize};
 use magray_plugin_api::{
-    CallContext, CreateEmbedder, DeviceReport, Embedder, EmbedderInfo, Error, ErrorCode, Health, HealthLevel,
-    Host, MemoryUse, Result, Role,
+    CallContext, CreateEmbedder, DeviceReport, Embedder, EmbedderInfo, ErrorCode, Health, HealthLevel, Host,
+    MemoryUse, Result, Role,
 };
 use std::{
     fmt,
@@ -143,7 +143,6 @@ impl Embedder for CandleEmbedder {
     }
 
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()> {
-        let dim = self.info.dim;
         self.info.check_call(texts, out)?;
         cx.check()?;
         let mut packed = Packed::default();
