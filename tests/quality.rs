@@ -1,6 +1,6 @@
 //! The vectors of each backend are as right as its model is known to be: parts of public data sets, through the
 //! program and the plugin files. `magray bench quality --check` does it with the whole sets.
-use crate::support::{CANDLE, CPU, Home, assets, shared};
+use crate::support::{CANDLE, CPU, Home, ONNX, assets, shared};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -73,10 +73,12 @@ fn the_static_model_is_as_good_as_it_is_known_to_be() {
     static_model().is_as_good_as(&STATIC, 0.0005);
 }
 
+fn minilm(library: &str, backend: &'static str) -> Subject {
+    Subject::new(library, backend, assets("models/all-MiniLM-L6-v2").to_str().expect("UTF-8"))
+}
+
 /// The model that every backend runs: its 36 reference vectors, within what the precision allows, and its figures.
-fn runs_minilm(library: &str, backend: &'static str, tolerance: f64) {
-    let model = assets("models/all-MiniLM-L6-v2");
-    let subject = Subject::new(library, backend, model.to_str().expect("UTF-8"));
+fn runs_minilm(subject: &Subject, tolerance: f64) {
     let measured = subject.measure(&["--ref", &shared("data/ref/embeddings_ref.json"), "--check"]);
     assert_eq!(measured["skipped"], json!([]));
     assert_eq!(measured["texts"], 36);
@@ -85,7 +87,23 @@ fn runs_minilm(library: &str, backend: &'static str, tolerance: f64) {
 
 #[test]
 fn candle_computes_what_the_model_is_known_for() {
-    runs_minilm(CANDLE, "candle", 0.0005);
+    runs_minilm(&minilm(CANDLE, "candle"), 0.0005);
+}
+
+#[test]
+fn cpu_computes_what_the_model_is_known_for() {
+    // In bf16 where the processor has it.
+    runs_minilm(&minilm(CPU, "cpu"), 0.005);
+}
+
+#[test]
+fn onnx_computes_what_the_model_is_known_for() {
+    let subject = minilm(ONNX, "onnx");
+    let runtime = subject.home.data().join("runtime");
+    fs::create_dir_all(&runtime).expect("a folder");
+    fs::copy(assets("onnxruntime/libonnxruntime.so"), runtime.join("libonnxruntime.so"))
+        .expect("the runtime");
+    runs_minilm(&subject, 0.0005);
 }
 
 /// Vectors that the authors' own code made of the weights in f32, as a file that `bench quality` reads.
