@@ -1,13 +1,10 @@
 //! The backend `candle` as a user has it: MiniLM, by one flag.
-use crate::support::{CANDLE, Home, repository};
-use std::{env, path::PathBuf};
+use crate::support::{CANDLE, Home, assets};
+use std::path::PathBuf;
 
 /// A home with the plugin, and a config that names the model `all-MiniLM-L6-v2` and has `more` in it.
 fn home(more: &str) -> (Home, PathBuf) {
-    let assets = env::var_os("MAGRAY_TEST_ASSETS")
-        .map_or_else(|| repository().join("target/test-assets"), PathBuf::from);
-    let model = assets.join("models/all-MiniLM-L6-v2");
-    assert!(model.is_dir(), "{} is missing; run scripts/fetch-models.sh", model.display());
+    let model = assets("models/all-MiniLM-L6-v2");
     let home = Home::new();
     home.install(CANDLE);
     let config =

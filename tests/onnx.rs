@@ -1,25 +1,16 @@
 //! A real model on a real ONNX Runtime, through the real library.
-use crate::support::{Home, ONNX, Ran};
-use std::{env, path::PathBuf, process::Command};
-
-/// What the setup script fetches.
-fn fetched(path: &str) -> PathBuf {
-    let assets = env::var_os("MAGRAY_TEST_ASSETS")
-        .map_or_else(|| crate::support::repository().join("target/test-assets"), PathBuf::from);
-    let path = assets.join(path);
-    assert!(path.exists(), "{} is missing; run scripts/fetch-models.sh", path.display());
-    path
-}
+use crate::support::{Home, ONNX, Ran, assets};
+use std::process::Command;
 
 /// The program with ONNX Runtime and a configuration that names the model.
 fn command(home: &Home, args: &[&str]) -> Command {
-    let model = fetched("models/all-MiniLM-L6-v2");
+    let model = assets("models/all-MiniLM-L6-v2");
     let config = home.file(
         "onnx.toml",
         format!("[ai.embedding]\nprofile = \"onnx\"\nmodel_name = {:?}\n", model.to_str().expect("UTF-8")),
     );
     let mut command = home.command(&[&["--config", config.to_str().expect("UTF-8")], args].concat());
-    command.env("ORT_DYLIB_PATH", fetched("onnxruntime/libonnxruntime.so"));
+    command.env("ORT_DYLIB_PATH", assets("onnxruntime/libonnxruntime.so"));
     command
 }
 
