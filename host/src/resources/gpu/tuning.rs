@@ -31,7 +31,7 @@ impl Tuning {
             max_batch,
             streams: Self::streams(total_bytes),
             pinned_memory: Self::pinned_memory(total_bytes),
-            prefetch: if capability >= (7, 0) { 2 } else { 1 },
+            prefetch: if capability >= (7, 0) { 2 } else { 0 },
         }
     }
 
@@ -100,6 +100,6 @@ mod tests {
     fn batches_are_made_ready_ahead_from_volta_on() {
         let prefetch =
             [(6, 1), (7, 0), (7, 5), (12, 0)].map(|capability| Tuning::of(mib(8188), capability).prefetch);
-        assert_eq!(prefetch, [1, 2, 2, 2]);
+        assert_eq!(prefetch, [0, 2, 2, 2]);
     }
 }
