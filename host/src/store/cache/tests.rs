@@ -147,11 +147,13 @@ fn survives(folder: &TempDir, bytes: &[u8]) {
         }
     }
     // It works again, whatever it was.
-    for number in 0..200 {
-        cache.put(&space("m", 8), key(number), &vector(number, 8));
-    }
-    cache.flush();
-    cache.stats().expect("usable");
+    let is_usable = || {
+        (0..200).for_each(|number| cache.put(&space("m", 8), key(number), &vector(number, 8)));
+        cache.flush();
+        cache.stats().is_some()
+    };
+    // Damage may lie where only the statistics look. Then the file is moved away, and the next write makes a new one.
+    assert!(is_usable() || is_usable(), "it never works again");
     drop(cache);
     let cache = cache_in(folder);
     for number in 0..200 {
