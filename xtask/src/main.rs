@@ -1,4 +1,6 @@
 //! Campaigns against the built program, too long for a test: `cargo run -p xtask -- --help`.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a program of its own")]
+
 mod crash;
 mod damage;
 mod home;
