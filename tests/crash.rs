@@ -29,7 +29,7 @@ fn what_add_acknowledged_survives() {
     for round in 0..ROUNDS {
         let mut child = home
             .command(&["add", "--lines", "-", "--json"])
-            .env("MAGRAY_MEMORY__INDEX__SEAL_AFTER", "1500")
+            .env("MAGRAY_MEMORY__SYNC__SEAL_AFTER", "1500")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

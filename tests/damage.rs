@@ -23,7 +23,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn damage_and_search(index: &str) {
     let home = Home::new();
     home.install(HNSW);
-    let config = home.file("seal-early.toml", "[memory.index]\nseal_after = 100\n");
+    let config = home.file("seal-early.toml", "[memory.sync]\nseal_after = 100\n");
     let config = config.to_str().expect("UTF-8");
     let lines: Vec<String> = (0..120).map(|i| format!("record {i} of the damaged index")).collect();
     let add = ["--config", config, "--index", index, "add", "--lines", "-", "-q"];
