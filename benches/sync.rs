@@ -104,7 +104,7 @@ fn vector(seed: u64) -> Vec<f32> {
 }
 
 fn record(seed: u64) -> NewRecord {
-    NewRecord { vector: Some(vector(seed)), ..NewRecord::new(LAYER, &seed.to_string()) }
+    NewRecord { vector: Some(vector(seed)), ..NewRecord::new(LAYER, seed.to_string()) }
 }
 
 impl World {

@@ -7,12 +7,13 @@ mod delta;
 mod error;
 mod layer;
 mod merge;
-#[cfg(test)]
-mod model_test;
+mod open;
 mod scan;
 mod segment;
 mod snapshot;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod tracker;
 mod trust;
 mod upkeep;
@@ -29,7 +30,7 @@ use crate::{
     plugins::Plugins,
     store::{Commit, Layer, SpaceId, Store},
 };
-use layer::{LayerIndex, LayerSettings, hex};
+use layer::{LayerIndex, LayerSettings, Query, hex};
 use magray_plugin_api::{CallContext, Hit, IdFilter, SearchParams};
 use std::{
     path::{Path, PathBuf},
@@ -146,7 +147,7 @@ impl Indexes {
         filter: Option<IdFilter<'_>>,
     ) -> Result<Vec<Hit>, IndexError> {
         let found = self.layers().find(|index| index.settings.layer == layer);
-        found.map_or(Ok(Vec::new()), |index| index.search(cx, query, k, params, filter))
+        found.map_or(Ok(Vec::new()), |index| index.search(cx, Query { vector: query, k, params, filter }))
     }
 
     /// Brings what is on disk up to date, of all layers or of one.

@@ -134,7 +134,8 @@ pub(super) fn age(dir: &Path) {
     fs::write(dir.join(VERIFIED), serde_json::to_vec(&verified).unwrap()).unwrap();
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

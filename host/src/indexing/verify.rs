@@ -2,7 +2,7 @@
 use super::{
     delta::best_first,
     error::{IndexError, Unusable},
-    layer::{LayerIndex, LayerSettings},
+    layer::{LayerIndex, LayerSettings, Query},
     scan,
     segment::{self, Care, Ids},
     snapshot::{self, Snapshot},
@@ -219,7 +219,8 @@ impl LayerIndex {
         })?;
         let (mut right, mut wanted, mut is_wrong) = (0, 0, false);
         for ((_, query), exact) in queries.iter().zip(&exact) {
-            let found = self.search(cx, query, K, SearchParams::default(), None)?;
+            let found = self
+                .search(cx, Query { vector: query, k: K, params: SearchParams::default(), filter: None })?;
             let mut found_ids: Vec<u64> = found.iter().map(|hit| hit.id).collect();
             found_ids.sort_unstable();
             let mut truth = Vec::new();
