@@ -38,7 +38,7 @@ fn a_bad_value_says_what_would_be_good() {
 #[test]
 fn later_layers_win_and_say_so() {
     let home = Home::new();
-    let file = home.file("mine.toml", "[memory.index]\nprofile = \"hnsw\"\nseal_after = 77\n");
+    let file = home.file("mine.toml", "[memory.index]\nprofile = \"hnsw\"\n[memory.sync]\nseal_after = 77\n");
     let mut command = home.command(&[
         "--config",
         file.to_str().expect("UTF-8"),
@@ -52,7 +52,7 @@ fn later_layers_win_and_say_so() {
     let line = |key: &str| {
         shown.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key} in {shown}"))
     };
-    assert!(line("seal_after").contains("77") && line("seal_after").contains("mine.toml:3"), "{shown}");
+    assert!(line("seal_after").contains("77") && line("seal_after").contains("mine.toml:4"), "{shown}");
     assert!(
         line("ttl_seconds").contains("60")
             && line("ttl_seconds").contains("MAGRAY_MEMORY__CACHE__TTL_SECONDS")

@@ -29,7 +29,7 @@ fn what_add_acknowledged_survives() {
     for round in 0..ROUNDS {
         let mut child = home
             .command(&["add", "--lines", "-", "--json"])
-            .env("MAGRAY_MEMORY__INDEX__SEAL_AFTER", "1500")
+            .env("MAGRAY_MEMORY__SYNC__SEAL_AFTER", "1500")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -148,4 +148,65 @@ fn two_processes_write_and_a_third_reads_at_once() {
     }
     assert_eq!(home.json(&["stats"])["layers"][1]["records"], 3001);
     assert_eq!(home.search(&["writer 1 line 1499", "-k", "1"]), ["writer 1 line 1499"]);
+}
+
+#[test]
+fn an_index_survives_being_killed_while_it_is_written() {
+    let home = Home::new();
+    let config = home.file(
+        "small.toml",
+        "[memory.sync]\nseal_after = 1000000\nbatch_size = 50\nmerge_factor = 2\npartition_max = 1000\n",
+    );
+    let config = config.to_str().expect("UTF-8");
+    let (mut stored, mut killed) = (0, 0);
+    for round in 0..3 * ROUNDS {
+        let lines: Vec<String> =
+            (stored..stored + 60).map(|line| format!("line {line} says something of its own")).collect();
+        let add = ["--config", config, "add", "--lines", "-", "-q"];
+        home.run_with_stdin(&add, lines.join("\n").as_bytes()).expect(0);
+        stored += 60;
+        let writes = [&["sync", "--all"][..], &["index", "rebuild"], &["index", "compact"]];
+        let write = writes[usize::try_from(round % 3).expect("small")];
+        let mut child = home
+            .command(&[&["--config", config][..], write].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it runs");
+        // Looked at so often and then killed, wherever it is.
+        let looks = random(round, 12_000);
+        for _ in 0..looks {
+            if child.try_wait().expect("its state").is_some() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        killed += usize::from(child.try_wait().expect("its state").is_none());
+        child.kill().expect("killed");
+        child.wait().expect("it ends");
+        let verified = home.run(&["index", "verify"]).expect(0);
+        assert!(!verified.stderr.contains("damaged"), "{verified:#?}");
+        let last = &lines[59];
+        assert_eq!(home.search(&["--config", config, last, "-k", "1"]), std::slice::from_ref(last));
+    }
+    assert!(killed > 3, "only {killed} were killed in time");
+    home.run(&["--config", config, "index", "compact", "-q"]).expect(0);
+    let stats = home.json(&["index", "stats"]);
+    assert_eq!((&stats["layers"][1]["rows"], &stats["layers"][1]["tail"]), (&stored.into(), &0.into()));
+    // Nothing is left of those that were killed.
+    let mut folders = vec![home.data().join("index")];
+    let mut names = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().expect("a folder") {
+            let entry = entry.expect("an entry");
+            names.push(entry.file_name().into_string().expect("UTF-8"));
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    assert!(
+        !names.iter().any(|name| name.starts_with(".building") || name.starts_with(".retired")),
+        "{names:?}"
+    );
 }

@@ -5,14 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Every file of the index snapshots.
+/// Every file of the index, but for the note of what was checked, which can only be of no use.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in folder.read_dir().expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             found.extend(files(&path));
-        } else if path.file_name().is_some_and(|name| name != "lock") {
+        } else if path.file_name().is_some_and(|name| name != "lock" && name != "magray.verified") {
             found.push(path);
         }
     }
@@ -20,10 +20,18 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Where what is damaged is set aside.
+fn damaged(index: &Path) -> PathBuf {
+    let space = index.read_dir().expect("spaces").next().expect("one").expect("one").path();
+    let backend =
+        space.join("insights").read_dir().expect("backends").next().expect("one").expect("one").path();
+    backend.join("damaged")
+}
+
 fn damage_and_search(index: &str) {
     let home = Home::new();
     home.install(HNSW);
-    let config = home.file("seal-early.toml", "[memory.index]\nseal_after = 100\n");
+    let config = home.file("seal-early.toml", "[memory.sync]\nseal_after = 100\n");
     let config = config.to_str().expect("UTF-8");
     let lines: Vec<String> = (0..120).map(|i| format!("record {i} of the damaged index")).collect();
     let add = ["--config", config, "--index", index, "add", "--lines", "-", "-q"];
@@ -40,14 +48,15 @@ fn damage_and_search(index: &str) {
         "--json",
     ];
     let folder = home.data().join("index");
-    let sealed = files(&folder);
-    assert!(sealed.len() >= 2, "a manifest and data: {sealed:?}");
-    for (number, file) in sealed.iter().enumerate() {
+    let count = files(&folder).len();
+    assert!(count >= 4, "a snapshot, a manifest, ids and data: {:?}", files(&folder));
+    for number in 0..count {
         for cut in [false, true] {
-            // The snapshot that the last round rebuilt has the same files.
-            let file = if file.exists() { file.clone() } else { files(&folder)[number].clone() };
+            // What was set aside in the last round is not used any more; what was rebuilt has the same files.
+            let _ = fs::remove_dir_all(damaged(&folder));
+            let file = files(&folder)[number].clone();
             let mut bytes = fs::read(&file).expect("its bytes");
-            let at = bytes.len() * (number + 1) / (sealed.len() + 1);
+            let at = bytes.len() * (number + 1) / (count + 1);
             if cut {
                 bytes.truncate(at)
             } else {

@@ -21,4 +21,5 @@ mod quality;
 mod reembed;
 mod support;
 mod swap;
+mod sync;
 mod tiny_model;

@@ -34,7 +34,7 @@ fn a_library_wins_over_the_built_in_of_the_same_name() {
     for library in [CPU, FLAT, LRU] {
         home.install(library);
     }
-    let config = home.file("seal-at-once.toml", "[memory.index]\nseal_after = 1\n");
+    let config = home.file("seal-at-once.toml", "[memory.sync]\nseal_after = 1\n");
     let config = config.to_str().expect("UTF-8");
     home.run(&["--config", config, "add", "through libraries"]).expect(0);
     assert_eq!(home.search(&["--config", config, "libraries"]), ["through libraries"]);

@@ -16,6 +16,7 @@ mod reembed;
 mod search;
 mod shell;
 mod stats;
+mod sync;
 mod terminal;
 mod view;
 
@@ -70,6 +71,7 @@ enum Command {
     List(list::List),
     Forget(forget::Forget),
     Stats(stats::Stats),
+    Sync(sync::Sync),
     Embed(embed::Embed),
     Reembed(reembed::Reembed),
     #[command(subcommand)]
@@ -200,6 +202,7 @@ impl Command {
             Self::List(list) => list.run(global, terminal),
             Self::Forget(forget) => forget.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
+            Self::Sync(sync) => sync.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),
             Self::Reembed(reembed) => reembed.run(global, terminal),
             Self::Cache(cache) => cache.run(global, terminal),

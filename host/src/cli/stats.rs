@@ -45,9 +45,13 @@ struct LayerJson {
     records: u64,
     vectors: u64,
     index: String,
-    /// Vectors in the index snapshot, and in the exact tail beside it.
+    /// Vectors in the index's segments, how many segments these are, and changes beside them.
     sealed: u64,
+    segments: usize,
     tail: u64,
+    /// Index writes, and the changes that they took in, since the index was made.
+    syncs: u64,
+    changes: u64,
 }
 
 impl Stats {
@@ -64,7 +68,10 @@ impl Stats {
                 vectors: layer.vectors,
                 index: index.map(|index| index.backend.clone()).unwrap_or_default(),
                 sealed: index.map_or(0, |index| index.sealed),
+                segments: index.map_or(0, |index| index.segments),
                 tail: index.map_or(0, |index| index.tail),
+                syncs: index.map_or(0, |index| index.syncs),
+                changes: index.map_or(0, |index| index.changes),
             }
         });
         let cached = cache::on_disk(engine.setup());
@@ -120,13 +127,13 @@ fn print(terminal: &Terminal, stats: &StatsJson) -> Result<(), Failure> {
         terminal.print(format_args!("embedding backend {profile}: {state}{device}{error}"))?;
     }
     terminal.print(format_args!(
-        "\n{BOLD}{:<10} {:>9} {:>9}  {:<10} {:>9} {:>6}{BOLD:#}",
-        "layer", "records", "vectors", "index", "sealed", "tail"
+        "\n{BOLD}{:<10} {:>9} {:>9}  {:<10} {:>9} {:>8} {:>6}{BOLD:#}",
+        "layer", "records", "vectors", "index", "sealed", "segments", "tail"
     ))?;
     for layer in &stats.layers {
-        let LayerJson { layer, records, vectors, index, sealed, tail } = layer;
+        let LayerJson { layer, records, vectors, index, sealed, segments, tail, .. } = layer;
         terminal.print(format_args!(
-            "{layer:<10} {records:>9} {vectors:>9}  {index:<10} {sealed:>9} {tail:>6}"
+            "{layer:<10} {records:>9} {vectors:>9}  {index:<10} {sealed:>9} {segments:>8} {tail:>6}"
         ))?;
     }
     Ok(())

@@ -250,6 +250,23 @@ impl CallContext for UntilInterrupted {
     fn progress(&self, _done: u64, _total: u64) {}
 }
 
+/// The same, and what it has done shows on a bar.
+#[derive(Debug)]
+pub(super) struct WithProgress<'a>(pub(super) &'a Progress);
+
+impl CallContext for WithProgress<'_> {
+    fn is_cancelled(&self) -> bool {
+        UntilInterrupted.is_cancelled()
+    }
+    fn remaining(&self) -> Option<Duration> {
+        None
+    }
+    fn progress(&self, done: u64, total: u64) {
+        self.0.0.set_length(total);
+        self.0.0.set_position(done);
+    }
+}
+
 fn filter(level: LogLevel) -> LevelFilter {
     match level {
         LogLevel::Off => LevelFilter::OFF,

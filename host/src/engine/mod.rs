@@ -20,7 +20,7 @@ pub use setup::{Setup, default_data_dir};
 use crate::{
     config::LayerSettings,
     embedding::{CacheLimits, Embedding, EmbeddingCache, Gate},
-    indexing::{IndexOptions, Indexes},
+    indexing::{IndexOptions, Indexes, SyncOptions},
     plugins::Plugins,
     store::{self, Layer, SpaceId, Store, StoreOptions},
 };
@@ -177,11 +177,27 @@ impl Engine {
             options: selected.options_json(&self.plugins.options_schema(ComponentKind::Index, component)?),
             backend: component.clone(),
             dir: self.setup.data_dir.join("index"),
-            seal_after: config.memory.index.seal_after as u64,
+            sync: self.sync_options(),
         };
         let indexes = Indexes::new(&options, &self.store, &self.plugins);
         let (index_backend, choice, next) = (selected.name, choice.clone(), OnceLock::new());
         Ok(Box::new(Vectors { embedding, space, indexes, index_backend, choice, next }))
+    }
+
+    fn sync_options(&self) -> SyncOptions {
+        let config = &self.setup.config;
+        let sync = &config.memory.sync;
+        SyncOptions {
+            seal_after: sync.seal_after(),
+            max_age: sync.max_age(),
+            immediate: sync.is_immediate(),
+            batch_size: sync.batch_size(setup::total_memory()),
+            merge_factor: sync.merge_factor,
+            partition_max: sync.partition_max,
+            compact_percent: sync.compact_percent,
+            search_threads: config.plugins.thread_budget(),
+            worker_threads: sync.threads,
+        }
     }
 
     fn cache(&self, on_disk: bool) -> Result<EmbeddingCache, EngineError> {

@@ -1,6 +1,9 @@
 //! From one model to another: embed everything anew beside what serves, then switch at once.
 use super::{Engine, EngineError, ModelChoice, Vectors, upkeep};
-use crate::store::{ActiveModel, RecordId, Space, SpaceId};
+use crate::{
+    indexing::Extent,
+    store::{ActiveModel, RecordId, Space, SpaceId},
+};
 use magray_plugin_api::{CallContext, Role};
 use std::{
     fs::{self, File, TryLockError},
@@ -285,7 +288,7 @@ impl Reembed<'_> {
             cx.check().map_err(|_| EngineError::Interrupted)?;
             // Before the switch, so that the first search finds it ready.
             if !is_sealed {
-                target.indexes.seal_all(cx)?;
+                target.indexes.sync(cx, None, Extent::All)?;
                 is_sealed = true;
             }
             if is_active {

@@ -117,7 +117,7 @@ pub fn default_data_dir() -> Option<PathBuf> {
 }
 
 /// Bytes of main memory of this machine; a cautious 8 GiB where the system does not say.
-fn total_memory() -> u64 {
+pub(super) fn total_memory() -> u64 {
     let kib = || {
         let info = std::fs::read_to_string("/proc/meminfo").ok()?;
         let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

@@ -1,20 +1,39 @@
 use super::{Engine, EngineError, Vectors, now_ms};
-use crate::store::{Record, RecordId};
+use crate::{
+    indexing::{Extent, SyncWorker},
+    store::{Record, RecordId},
+};
 use magray_plugin_api::CallContext;
 
+/// Rows that one command may write to merge parts of an index after its answer. More waits for a process
+/// that lives long, for `magray sync`, or until there are many parts.
+const STEP_ROWS: u64 = 20_000;
 /// Records embedded and stored at a time.
 const BATCH: usize = 1024;
 
 impl Engine {
-    /// What a command leaves to be done after its answer: drops records past their time, and
-    /// writes snapshots of indexes whose tail has grown long.
+    /// What a command leaves to be done after its answer: drops records past their time, seals what
+    /// waits to be sealed, and looks at a small part of the index files for damage.
     ///
     /// # Errors
     /// [`EngineError`]; whatever the command itself did is done.
     pub fn upkeep(&self, cx: &dyn CallContext) -> Result<(), EngineError> {
         self.store.expire(now_ms())?;
-        self.indexes()?.seal(cx)?;
+        let indexes = self.indexes()?;
+        // By the clock, so that one command after the other comes to all of them.
+        indexes.scrub(now_ms().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16);
+        indexes.sync(cx, None, Extent::Due { step_rows: STEP_ROWS })?;
         Ok(())
+    }
+
+    /// Seals and merges the indexes of the present model in the background, until what is returned is
+    /// dropped: for a process that lives long.
+    ///
+    /// # Errors
+    /// [`EngineError`] where the backends cannot be had, or the system gives no thread.
+    pub fn sync_in_background(&self) -> Result<SyncWorker, EngineError> {
+        let worker = self.indexes()?.start_worker();
+        worker.map_err(|error| EngineError::Invalid(format!("cannot start the thread that seals: {error}")))
     }
 
     /// How many records have no vector of the present model.

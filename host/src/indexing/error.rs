@@ -12,8 +12,10 @@ pub enum IndexError {
     Plugin(#[from] PluginError),
     #[error("the index backend '{backend}' failed: {error}")]
     Backend { backend: String, error: ApiError },
-    #[error("cannot write the index snapshot {}: {error}", path.display())]
+    #[error("cannot write the index {}: {error}", path.display())]
     Write { path: PathBuf, error: io::Error },
+    #[error("the index cannot be read: {0}")]
+    Unreadable(String),
 }
 
 impl IndexError {
@@ -23,7 +25,7 @@ impl IndexError {
     }
 }
 
-/// Why a snapshot is not used.
+/// Why a snapshot or a segment is not used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unusable {
     /// It vanished: another process has just replaced it.
@@ -38,6 +40,9 @@ pub(super) enum Unusable {
     /// Its files cannot be read just now, which says nothing about them.
     #[error("{0}")]
     Unreadable(String),
+    /// The caller no longer wants to know.
+    #[error("{0}")]
+    Cancelled(ApiError),
     /// The plugin itself is not to be had.
     #[error(transparent)]
     Plugin(PluginError),

@@ -1,31 +1,39 @@
-//! The index of one layer: a sealed snapshot of the chosen backend, and the exact tail of what
-//! changed since.
+//! The index of one layer: sealed segments of the chosen backend, and the delta of what changed since,
+//! which is searched exactly.
+//!
+//! Searches take what there is by one atomic pointer. Whoever changes it makes a new state beside the old
+//! one and puts it into its place; `updating` lets one of them at a time do so.
 use super::{
-    error::{IndexError, Unusable},
+    SyncOptions,
+    delta::{Block, Delta, best_first},
+    error::IndexError,
+    open::Opened,
+    segment::Listed,
     snapshot::{self, Identity, Snapshot},
+    tracker::{ChangeTracker, Due},
 };
 use crate::{
-    plugins::{PluginError, Plugins, is_corrupt},
-    store::{Changes, Layer, SpaceId, Store},
+    plugins::{PluginError, Plugins},
+    store::{Changes, Commit, Layer, SpaceId, Store},
 };
+use arc_swap::ArcSwapOption;
 use magray_plugin_api::{
     CallContext, ComponentKind, Error, ErrorCode, Hit, IdFilter, IndexSpec, Metric, SearchParams, VectorIndex,
 };
 use std::{
-    fs::{self, File, TryLockError},
-    ops::ControlFlow,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
 };
 
-/// The backend that scans the tail: exact, and always the one that is linked in.
-const TAIL_BACKEND: &str = "flat";
-/// Vectors read from the store at a time.
-const BATCH: usize = 1024;
-/// Changes that the log keeps for a backend that falls behind.
-const MAX_LAG: u64 = 100_000;
-/// How often to look for a snapshot that is not being replaced.
-const OPEN_ATTEMPTS: usize = 5;
+/// Rows of segments that are worth a thread to search them.
+const THREAD_ROWS: u64 = 50_000;
+/// Hits that are asked for beyond `k` where some rows may be dead.
+const SPARE_HITS: usize = 8;
 
 /// Which backend seals a layer, and where.
 #[derive(Clone, Debug)]
@@ -39,337 +47,242 @@ pub(super) struct LayerSettings {
     pub(super) options: String,
     /// `index/SPACE/LAYER/BACKEND` in the data folder.
     pub(super) dir: PathBuf,
+    pub(super) sync: SyncOptions,
 }
 
 impl LayerSettings {
-    fn spec(&self) -> IndexSpec {
+    pub(super) fn spec(&self) -> IndexSpec {
         IndexSpec { dim: self.dim, metric: Metric::Cosine }
     }
 }
 
 /// The index of one layer in one space.
 ///
-/// Threads: any number of searches at once; catching up and sealing exclude them.
+/// Threads: any number of calls at once. Searches wait for no writer and no sealing.
 pub(super) struct LayerIndex {
-    settings: LayerSettings,
-    store: Arc<Store>,
-    plugins: Arc<Plugins>,
-    state: RwLock<Option<State>>,
+    pub(super) settings: LayerSettings,
+    pub(super) store: Arc<Store>,
+    pub(super) plugins: Arc<Plugins>,
+    tracker: Mutex<ChangeTracker>,
+    state: ArcSwapOption<State>,
+    updating: Mutex<()>,
 }
 
-struct State {
-    sealed: Option<Box<dyn VectorIndex>>,
-    /// The change up to which `sealed` was complete when it was written; 0 where there is none.
-    covered_seq: u64,
-    tail: Box<dyn VectorIndex>,
-    /// `sealed` and `tail` together show every change up to this one.
-    head: u64,
+/// What is asked.
+#[derive(Clone, Copy)]
+pub(super) struct Query<'a> {
+    /// `[dim]`.
+    pub(super) vector: &'a [f32],
+    pub(super) k: usize,
+    pub(super) params: SearchParams,
+    pub(super) filter: Option<IdFilter<'a>>,
 }
 
-/// What a layer's index holds, for `stats`.
-#[derive(Clone, Debug)]
-pub struct LayerIndexStats {
-    /// The layer.
-    pub layer: Layer,
-    /// The backend that seals it.
-    pub backend: String,
-    /// Vectors in the snapshot.
-    pub sealed: u64,
-    /// Changes since, which are searched exactly.
-    pub tail: u64,
+/// What a search sees. Never changed.
+pub(super) struct State {
+    pub(super) sealed: Sealed,
+    pub(super) delta: Delta,
+    /// Both together show every change up to this one.
+    pub(super) head: u64,
+}
+
+/// Opened segments.
+#[derive(Default)]
+pub(super) struct Sealed {
+    pub(super) generation: u64,
+    pub(super) covered_seq: u64,
+    pub(super) parts: Vec<Part>,
+}
+
+#[derive(Clone)]
+pub(super) struct Part {
+    pub(super) listed: Listed,
+    pub(super) index: Arc<dyn VectorIndex>,
+    /// Ids of rows that do not count any more, ascending.
+    pub(super) dead: Arc<Vec<u64>>,
 }
 
 impl LayerIndex {
     pub(super) fn new(settings: LayerSettings, store: Arc<Store>, plugins: Arc<Plugins>) -> Self {
-        Self { settings, store, plugins, state: RwLock::new(None) }
+        let tracker = Mutex::new(ChangeTracker::new(settings.sync.seal_after, settings.sync.max_age));
+        let (state, updating) = (ArcSwapOption::empty(), Mutex::new(()));
+        Self { settings, store, plugins, tracker, state, updating }
     }
 
-    /// The `k` vectors nearest to `query`, `[dim]`, best first, over everything that was committed before the call, by this process or any other.
-    pub(super) fn search(
-        &self,
-        cx: &dyn CallContext,
-        query: &[f32],
-        k: usize,
-        params: SearchParams,
-        filter: Option<IdFilter<'_>>,
-    ) -> Result<Vec<Hit>, IndexError> {
-        loop {
-            self.catch_up(cx)?;
-            let sealed = match self.search_state(cx, query, k, params, filter) {
-                // It was sealed meanwhile: catch up with the new snapshot.
-                Ok(None) => continue,
-                Ok(Some(hits)) => return Ok(hits),
-                Err(error) if error.is_cancelled() => return Err(error),
-                Err(error) => (error, self.read().as_ref().is_some_and(|state| state.sealed.is_some())),
-            };
-            let (error, true) = sealed else { return Err(sealed.0) };
-            // A snapshot that fails a search must not take the memory away: the tail can hold all.
-            tracing::warn!("{}: {error}; searching exactly instead", self.describe());
-            *self.write() = Some(self.exact(cx)?);
+    /// The vectors nearest to the query, best first, over everything that was committed before the call, by this process or any other.
+    pub(super) fn search(&self, cx: &dyn CallContext, query: Query<'_>) -> Result<Vec<Hit>, IndexError> {
+        let rows = self.settings.spec().check_rows(query.vector).map_err(|error| self.failed(error))?;
+        if rows != 1 {
+            let error = Error::invalid_input(format!("{} numbers are no query", query.vector.len()));
+            return Err(self.failed(error));
+        }
+        let state = self.current(cx)?;
+        match self.search_state(cx, &state, query) {
+            Ok(hits) => Ok(hits),
+            Err(error) if error.is_cancelled() || state.sealed.parts.is_empty() => Err(error),
+            // A segment that fails a search must not take the memory away: the delta can hold all.
+            Err(error) => {
+                tracing::warn!("{}: {error}; searching exactly instead", self.describe());
+                let exact = Arc::new(self.exact(cx, state.sealed.generation)?);
+                let _updating = self.updating();
+                self.state.store(Some(Arc::clone(&exact)));
+                self.search_state(cx, &exact, query)
+            }
         }
     }
 
-    /// None where there is no state to search.
     fn search_state(
         &self,
         cx: &dyn CallContext,
-        query: &[f32],
-        k: usize,
-        params: SearchParams,
-        filter: Option<IdFilter<'_>>,
-    ) -> Result<Option<Vec<Hit>>, IndexError> {
-        let guard = self.read();
-        let Some(state) = &*guard else { return Ok(None) };
-        let mut hits = Vec::new();
-        for index in state.sealed.iter().chain([&state.tail]) {
-            let mut found = vec![Hit::NONE; k];
-            index.search(cx, query, k, params, filter, &mut found).map_err(|error| self.failed(error))?;
+        state: &State,
+        query: Query<'_>,
+    ) -> Result<Vec<Hit>, IndexError> {
+        let Query { vector, k, filter, .. } = query;
+        let threads = self.settings.sync.search_threads;
+        let part = |part: &Part| self.search_part(cx, part, &state.delta, query);
+        let mut hits =
+            state.delta.search(cx, vector, k, filter, threads).map_err(|error| self.failed(error))?;
+        hits.extend(in_parallel(&state.sealed.parts, threads, part)?);
+        hits.sort_by(best_first);
+        hits.truncate(k);
+        Ok(hits)
+    }
+
+    /// The best live rows of a segment. Dead ones are left out here and not by the plugin: a plugin would
+    /// have to be told of each change, while searches run, and would tell those that still see the state
+    /// before. (Decision 12 has the figures.)
+    fn search_part(
+        &self,
+        cx: &dyn CallContext,
+        part: &Part,
+        delta: &Delta,
+        query: Query<'_>,
+    ) -> Result<Vec<Hit>, IndexError> {
+        let Query { vector, k, params, filter } = query;
+        let rows = usize::try_from(part.listed.rows).unwrap_or(usize::MAX);
+        // So many hits can be dead at most, and so many are likely to be.
+        let dead = (part.dead.len() + delta.count_up_to(part.listed.last)).min(rows);
+        let likely = k.saturating_mul(2 * dead) / rows.max(1) + SPARE_HITS;
+        let mut ask = k.saturating_add(dead.min(likely)).min(rows);
+        loop {
+            let mut found = vec![Hit::NONE; ask];
+            part.index
+                .search(cx, vector, ask, params, filter, &mut found)
+                .map_err(|error| self.failed(error))?;
             if found.iter().any(|hit| hit.score.is_nan()) {
                 return Err(self.failed(Error::new(ErrorCode::INTERNAL, "it returned a score that is NaN")));
             }
-            hits.extend(found.into_iter().filter(|hit| !hit.is_none()));
+            found.retain(|hit| !hit.is_none());
+            let is_all = found.len() < ask;
+            found.retain(|hit| part.dead.binary_search(&hit.id).is_err() && !delta.shadows(hit.id));
+            let most = k.saturating_add(dead).min(rows);
+            if found.len() >= k || is_all || ask >= most {
+                found.truncate(k);
+                return Ok(found);
+            }
+            ask = ask.saturating_mul(4).min(most);
         }
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
-        hits.truncate(k);
-        Ok(Some(hits))
     }
 
-    /// Opens the snapshot where that has not been done, and applies what changed since.
-    fn catch_up(&self, cx: &dyn CallContext) -> Result<(), IndexError> {
-        let head = self.store.head(self.settings.space, self.settings.layer)?;
-        if self.read().as_ref().is_some_and(|state| state.head >= head) {
-            return Ok(());
+    /// A state that shows everything committed before the call.
+    fn current(&self, cx: &dyn CallContext) -> Result<Arc<State>, IndexError> {
+        let LayerSettings { space, layer, .. } = self.settings;
+        let head = self.store.head(space, layer)?;
+        if let Some(state) = self.state.load_full()
+            && state.head >= head
+        {
+            return Ok(state);
         }
-        let mut guard = self.write();
-        let mut state = match guard.take() {
+        let _updating = self.updating();
+        let state = match self.state.load_full() {
+            Some(state) if state.head >= head => return Ok(state),
+            Some(state) if self.has_newer_snapshot(&state) => Arc::new(self.open(cx, Some(&state))?),
             Some(state) => state,
-            None => self.open()?,
+            None => Arc::new(self.open(cx, None)?),
         };
-        let changes = self.store.changes_after(self.settings.space, self.settings.layer, state.head)?;
-        let state = if !changes.complete {
-            // The log no longer reaches back to the snapshot.
-            self.exact(cx)?
-        } else if let Err(error) = self.apply(cx, &mut state, &changes) {
-            tracing::warn!("{}: {error}; searching exactly instead", self.describe());
-            self.exact(cx)?
-        } else {
-            state
-        };
-        *guard = Some(state);
-        Ok(())
-    }
-
-    /// Shadows what the snapshot holds of the changed records, and puts the new vectors into the
-    /// tail.
-    fn apply(&self, cx: &dyn CallContext, state: &mut State, changes: &Changes) -> Result<(), IndexError> {
-        for ids in [&changes.upserts, &changes.removed] {
-            if let Some(sealed) = &state.sealed {
-                sealed.remove(cx, ids).map_err(|error| self.failed(error))?;
-            }
+        let mut changes = self.store.changes_after(space, layer, state.head)?;
+        let mut base = state;
+        if !changes.complete {
+            // The log no longer reaches back to what we have; the newest snapshot may.
+            base = Arc::new(self.open(cx, Some(&base))?);
+            changes = self.store.changes_after(space, layer, base.head)?;
         }
-        state.tail.remove(cx, &changes.removed).map_err(|error| self.failed(error))?;
-        state.tail.upsert(cx, &changes.upserts, &changes.vectors).map_err(|error| self.failed(error))?;
-        state.head = changes.head;
-        Ok(())
-    }
-
-    /// The newest snapshot that verifies, or none; nothing of it is damaged in silence.
-    fn open(&self) -> Result<State, IndexError> {
-        let tail = self.plugins.linked_index(TAIL_BACKEND, self.settings.spec())?;
-        let mut state = State { sealed: None, covered_seq: 0, tail, head: 0 };
-        // A snapshot that another process replaces while it is opened makes way for a newer one.
-        for _ in 0..OPEN_ATTEMPTS {
-            let mut replaced = false;
-            for number in snapshot::sequence_numbers(&self.settings.dir) {
-                match self.open_snapshot(self.settings.dir.join(number.to_string())) {
-                    Ok((sealed, Snapshot { covered_seq, .. })) => {
-                        state.sealed = Some(sealed);
-                        (state.covered_seq, state.head) = (covered_seq, covered_seq);
-                        return Ok(state);
-                    }
-                    Err(Unusable::Gone) => replaced = true,
-                    Err(Unusable::Stale(why)) => {
-                        tracing::info!("{}: snapshot {number}: {why}", self.describe())
-                    }
-                    Err(Unusable::Damaged(why)) => self.set_aside(number, &why),
-                    Err(Unusable::Unreadable(why)) => {
-                        tracing::warn!(
-                            "{}: snapshot {number}: {why}; searching exactly instead",
-                            self.describe()
-                        );
-                        return Ok(state);
-                    }
-                    Err(Unusable::Plugin(error @ PluginError::Call { .. })) => {
-                        tracing::warn!("{}: {error}; searching exactly instead", self.describe());
-                        return Ok(state);
-                    }
-                    Err(Unusable::Plugin(error)) => return Err(error.into()),
-                }
-            }
-            if !replaced {
-                break;
-            }
+        if !changes.complete {
+            base = Arc::new(self.exact(cx, base.sealed.generation)?);
+            changes = self.store.changes_after(space, layer, base.head)?;
         }
+        let state = Arc::new(self.with_changes(&base, Arc::new(changes)));
+        self.state.store(Some(Arc::clone(&state)));
         Ok(state)
     }
 
-    fn open_snapshot(&self, dir: PathBuf) -> Result<(Box<dyn VectorIndex>, Snapshot), Unusable> {
-        let snapshot = snapshot::verify(dir, &self.identity().map_err(Unusable::Plugin)?)?;
-        let LayerSettings { backend, options, .. } = &self.settings;
-        let opened = self.plugins.index(backend, options, self.settings.spec(), Some(&snapshot.dir));
-        match opened {
-            Ok(index) => Ok((index, snapshot)),
-            Err(_) if !snapshot.dir.exists() => Err(Unusable::Gone),
-            Err(error) if is_corrupt(&error) => Err(Unusable::Damaged(error.to_string())),
-            Err(error) => Err(Unusable::Plugin(error)),
-        }
+    fn with_changes(&self, state: &State, changes: Arc<Changes>) -> State {
+        let head = changes.head.max(state.head);
+        let delta = state.delta.with(Block::new(self.settings.dim, changes));
+        State { sealed: state.sealed.share(), delta, head }
     }
 
-    fn set_aside(&self, number: u64, why: &str) {
-        let dir = self.settings.dir.join(number.to_string());
-        let fate = match snapshot::set_aside(&dir) {
-            Ok(aside) => format!("it was moved to {}", aside.display()),
-            Err(error) => format!("it could not be moved away ({error})"),
-        };
-        tracing::warn!(
-            "{}: snapshot {number} is damaged: {why}; {fate}, and it will be rebuilt from the store",
-            self.describe()
-        );
+    /// Takes what a transaction of this process has committed, where the state is at the change before it.
+    /// Else the next search reads it from the log. Returns whether so much waits that it should be sealed.
+    pub(super) fn receive(&self, commit: &Commit) -> bool {
+        // Not by waiting: this is the thread that writes.
+        let Ok(_updating) = self.updating.try_lock() else { return false };
+        let Some(state) = self.state.load_full() else { return false };
+        if state.head != commit.before {
+            return false;
+        }
+        let state = self.with_changes(&state, Arc::clone(&commit.changes));
+        let is_due = state.delta.len() as u64 >= self.settings.sync.seal_after;
+        self.state.store(Some(Arc::new(state)));
+        is_due
     }
 
-    /// Everything in the exact tail, without a snapshot.
-    fn exact(&self, cx: &dyn CallContext) -> Result<State, IndexError> {
-        let tail = self.plugins.linked_index(TAIL_BACKEND, self.settings.spec())?;
-        let head = self.fill(cx, &*tail)?;
-        Ok(State { sealed: None, covered_seq: 0, tail, head })
+    /// Another process has sealed, and what we hold beside our segments has grown.
+    fn has_newer_snapshot(&self, state: &State) -> bool {
+        state.delta.len() as u64 >= self.settings.sync.seal_after
+            && snapshot::generations(&self.settings.dir).first() > Some(&state.sealed.generation)
     }
 
-    /// Stores every vector of the layer in `index`, and returns the change that this is true of.
-    fn fill(&self, cx: &dyn CallContext, index: &dyn VectorIndex) -> Result<u64, IndexError> {
-        let total = self.store.vector_count(self.settings.space, self.settings.layer)?;
-        let mut done = 0;
-        let mut failed = None;
-        let head =
-            self.store.scan_vectors(self.settings.space, self.settings.layer, BATCH, |ids, vectors| {
-                if let Err(error) = index.upsert(cx, ids, vectors) {
-                    failed = Some(error);
-                    return ControlFlow::Break(());
-                }
-                done += ids.len() as u64;
-                cx.progress(done, total);
-                ControlFlow::Continue(())
-            })?;
-        if let Some(error) = failed {
-            return Err(self.failed(error));
-        }
-        let held = index.stats().live;
-        if held != done {
-            let message = format!("it holds {held} of {done} vectors that it was given");
-            return Err(self.failed(Error::new(ErrorCode::INTERNAL, message)));
-        }
-        Ok(head)
-    }
-
-    /// Whether at least `seal_after` changes wait for a snapshot. Opens nothing.
-    fn is_due(&self, seal_after: u64) -> Result<bool, IndexError> {
-        let LayerSettings { layer, space, dir, .. } = &self.settings;
-        let waiting = match snapshot::sequence_numbers(dir).first() {
-            Some(&covered_seq) => self.store.change_count(*space, *layer, covered_seq)?,
-            None => self.store.vector_count(*space, *layer)?,
-        };
-        // A snapshot that was found stale or damaged counts as none.
-        let scanned = self.read().as_ref().map_or(0, |state| match state.sealed {
-            Some(_) => 0,
-            None => state.tail.stats().live,
-        });
-        Ok(waiting.max(scanned) >= seal_after)
-    }
-
-    /// Writes a snapshot of everything where at least `seal_after` changes wait for it. Returns
-    /// whether it did; where another process is at it, that is left to it.
-    pub(super) fn seal(&self, cx: &dyn CallContext, seal_after: u64) -> Result<bool, IndexError> {
-        if !self.is_due(seal_after)? {
-            return Ok(false);
-        }
-        let dir = &self.settings.dir;
-        let cannot = |error| IndexError::Write { path: dir.clone(), error };
-        fs::create_dir_all(dir).map_err(cannot)?;
-        let lock = File::create(dir.join("lock")).map_err(cannot)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(false),
-            Err(TryLockError::Error(error)) => return Err(cannot(error)),
-        }
-        // Whoever had the lock before may have done it.
-        if !self.is_due(seal_after)? {
-            return Ok(false);
-        }
-        snapshot::clean(dir);
-        let identity = self.identity()?;
-        let (index, head) = self.next_snapshot(cx)?;
-        let snapshot = snapshot::write(cx, dir, &identity, &*index, head)?;
-        *self.write() = None;
-        self.prune()?;
-        tracing::info!(
-            "{}: sealed {} vectors in {}",
-            self.describe(),
-            index.stats().live,
-            snapshot.dir.display()
-        );
-        Ok(true)
-    }
-
-    /// Drops the part of the change log that the snapshots of every backend have covered.
-    fn prune(&self) -> Result<(), IndexError> {
-        let LayerSettings { layer, space, dir, .. } = &self.settings;
-        let backends = dir.parent().and_then(|layer| layer.read_dir().ok()).into_iter().flatten();
-        let newest =
-            backends.filter_map(|backend| snapshot::sequence_numbers(&backend.ok()?.path()).first().copied());
-        let head = self.store.head(*space, *layer)?;
-        // A backend that was tried once must not hold the log for ever: it builds its index anew.
-        let newest = newest.filter(|&covered_seq| head - covered_seq.min(head) <= MAX_LAG);
-        if let Some(covered_seq) = newest.min() {
-            self.store.prune_changes(*space, *layer, covered_seq)?;
-        }
-        Ok(())
-    }
-
-    /// The newest snapshot with every change since, or all of the layer anew.
-    fn next_snapshot(&self, cx: &dyn CallContext) -> Result<(Box<dyn VectorIndex>, u64), IndexError> {
-        let LayerSettings { backend, options, layer, space, .. } = &self.settings;
-        if let State { sealed: Some(index), covered_seq, .. } = self.open()? {
-            let changes = self.store.changes_after(*space, *layer, covered_seq)?;
-            if changes.complete {
-                let grown = index
-                    .remove(cx, &changes.removed)
-                    .and_then(|_| index.upsert(cx, &changes.upserts, &changes.vectors));
-                match grown {
-                    Ok(()) => return Ok((index, changes.head)),
-                    Err(error) => tracing::warn!("{}: {error}; building it anew", self.describe()),
-                }
+    /// Shows `snapshot`, which this process has just written, instead of what it replaces.
+    pub(super) fn switch(&self, cx: &dyn CallContext, snapshot: &Snapshot) {
+        let Some(state) = self.state.load_full() else { return };
+        // Beside searches and writers, for it reads files.
+        let opened = self.open_parts(cx, snapshot, Some(&state.sealed));
+        let _updating = self.updating();
+        let state = self.state.load_full();
+        let next = match (opened, state) {
+            (Ok(Opened { sealed, has_holes: false }), Some(state)) => {
+                let covered = sealed.covered_seq;
+                let (delta, head) = (state.delta.since(covered), state.head.max(covered));
+                Some(Arc::new(State { sealed, delta, head }))
             }
-        }
-        let index = self.plugins.index(backend, options, self.settings.spec(), None)?;
-        let head = self.fill(cx, &*index)?;
-        Ok((index, head))
-    }
-
-    pub(super) fn stats(&self) -> Result<LayerIndexStats, IndexError> {
-        let opened = self.open()?;
-        let LayerSettings { space, layer, .. } = &self.settings;
-        let tail = match opened.sealed {
-            Some(_) => self.store.change_count(*space, *layer, opened.covered_seq)?,
-            None => self.store.vector_count(*space, *layer)?,
+            // The next search opens what there is.
+            _ => None,
         };
-        Ok(LayerIndexStats {
-            layer: self.settings.layer,
-            backend: self.settings.backend.clone(),
-            sealed: opened.sealed.as_ref().map_or(0, |index| index.stats().live),
-            tail,
-        })
+        self.state.store(next);
     }
 
-    fn identity(&self) -> Result<Identity, PluginError> {
+    /// Drops what is in memory: the next search opens the newest snapshot.
+    pub(super) fn close(&self) {
+        let _updating = self.updating();
+        self.state.store(None);
+    }
+
+    /// How many rows memory holds where there is no segment that could be used.
+    pub(super) fn scanned(&self) -> u64 {
+        let state = self.state.load_full();
+        state.filter(|state| state.sealed.parts.is_empty()).map_or(0, |state| state.delta.len() as u64)
+    }
+
+    /// Notes that so many changes wait to be sealed, and says why they are due.
+    pub(super) fn track(&self, waiting: u64) -> Option<Due> {
+        let mut tracker = self.tracker.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        tracker.observe(waiting, now);
+        tracker.due(now)
+    }
+
+    pub(super) fn identity(&self) -> Result<Identity, PluginError> {
         let LayerSettings { backend, options, dim, .. } = &self.settings;
         let provider = self.plugins.provider(ComponentKind::Index, backend)?;
         Ok(Identity {
@@ -384,21 +297,52 @@ impl LayerIndex {
         })
     }
 
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         format!("{} index of layer {}", self.settings.backend, self.settings.layer)
     }
 
-    fn failed(&self, error: Error) -> IndexError {
+    pub(super) fn failed(&self, error: Error) -> IndexError {
         IndexError::Backend { backend: self.settings.backend.clone(), error }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Option<State>> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    fn updating(&self) -> MutexGuard<'_, ()> {
+        self.updating.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn write(&self) -> RwLockWriteGuard<'_, Option<State>> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+impl Sealed {
+    /// The same segments for another state.
+    fn share(&self) -> Self {
+        Self { generation: self.generation, covered_seq: self.covered_seq, parts: self.parts.clone() }
     }
+}
+
+/// The hits of all parts, by as many threads as their rows are worth.
+fn in_parallel(
+    parts: &[Part],
+    threads: usize,
+    search: impl Fn(&Part) -> Result<Vec<Hit>, IndexError> + Sync,
+) -> Result<Vec<Hit>, IndexError> {
+    let rows: u64 = parts.iter().map(|part| part.listed.rows).sum();
+    let threads = usize::try_from(rows / THREAD_ROWS).unwrap_or(usize::MAX).min(threads).min(parts.len());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut hits = Vec::new();
+        while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            hits.extend(search(part)?);
+        }
+        Ok::<_, IndexError>(hits)
+    };
+    thread::scope(|scope| {
+        // Where the system has no thread to give, the others do the work.
+        let helpers: Vec<_> =
+            (1..threads).filter_map(|_| thread::Builder::new().spawn_scoped(scope, work).ok()).collect();
+        let mut hits = work()?;
+        for helper in helpers {
+            hits.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(hits)
+    })
 }
 
 /// Lower-case hexadecimal digits.

@@ -1,22 +1,65 @@
 //! Indexes over the store's vectors. SQLite is the truth; every index is a cache of it with a
 //! sequence number, so a search is right at once after another process has written.
+//!
+//! A layer's index is sealed segments and a delta (`layer.rs`). One writer seals and merges (`sync.rs`,
+//! `merge.rs`), in the background where the process lives long (`worker.rs`).
+mod delta;
 mod error;
 mod layer;
+mod merge;
+mod open;
+mod scan;
+mod segment;
 mod snapshot;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod tracker;
+mod trust;
+mod upkeep;
+mod verify;
+mod worker;
 
 pub use error::IndexError;
-pub use layer::LayerIndexStats;
+pub use sync::{Extent, LayerSync};
+pub use upkeep::LayerIndexStats;
+pub use verify::{LayerVerdict, Recall};
+pub use worker::SyncWorker;
 
 use crate::{
     plugins::Plugins,
-    store::{Layer, SpaceId, Store},
+    store::{Commit, Layer, SpaceId, Store},
 };
-use layer::{LayerIndex, LayerSettings, hex};
+use layer::{LayerIndex, LayerSettings, Query, hex};
 use magray_plugin_api::{CallContext, Hit, IdFilter, SearchParams};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
+
+/// When changes are built into an index, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncOptions {
+    /// Changes that wait before they are sealed.
+    pub seal_after: u64,
+    /// How long a change waits at most, where a process lives that long.
+    pub max_age: Duration,
+    /// Whether a worker seals at once what is due, or when it next looks.
+    pub immediate: bool,
+    /// Vectors that are read and written at a time. A segment of fewer is taken in by the next one.
+    pub batch_size: usize,
+    /// Segments of like size that become one.
+    pub merge_factor: usize,
+    /// Rows of a segment at most.
+    pub partition_max: u64,
+    /// Dead rows of a segment, in percent, at which it is written anew.
+    pub compact_percent: u64,
+    /// Threads that a search may keep busy.
+    pub search_threads: usize,
+    /// Threads that sealing in the background may keep busy.
+    pub worker_threads: usize,
+}
 
 /// Which space is indexed, with what, and where.
 #[derive(Clone, Debug)]
@@ -35,8 +78,8 @@ pub struct IndexOptions {
     pub options: String,
     /// `index` in the data folder.
     pub dir: PathBuf,
-    /// Changes in the exact tail before a snapshot is written.
-    pub seal_after: u64,
+    /// When changes are sealed.
+    pub sync: SyncOptions,
 }
 
 /// Where the indexes of a space are, below `index` in the data folder.
@@ -49,12 +92,20 @@ pub fn space_dir(index: &Path, digest: &[u8; 32]) -> PathBuf {
 /// Threads: any number of calls at once.
 #[expect(missing_debug_implementations, reason = "an index has nothing to show")]
 pub struct Indexes {
-    layers: Vec<(Layer, LayerIndex)>,
-    seal_after: u64,
+    shared: Arc<Shared>,
+}
+
+/// What a worker and the store's writer see of it too.
+struct Shared {
+    space: SpaceId,
+    layers: Vec<LayerIndex>,
+    sync: SyncOptions,
+    wake: worker::Wake,
 }
 
 impl Indexes {
-    /// Opens nothing yet: a layer's snapshot is opened by its first search.
+    /// Opens nothing yet: a layer's snapshot is opened by its first search. From then on it takes what
+    /// `store` commits as it commits it.
     pub fn new(options: &IndexOptions, store: &Arc<Store>, plugins: &Arc<Plugins>) -> Self {
         let layers = Layer::ALL.map(|layer| {
             let settings = LayerSettings {
@@ -66,10 +117,19 @@ impl Indexes {
                 backend: options.backend.clone(),
                 options: options.options.clone(),
                 dir: space_dir(&options.dir, &options.space_digest).join(layer.name()).join(&options.backend),
+                sync: options.sync.clone(),
             };
-            (layer, LayerIndex::new(settings, store.clone(), plugins.clone()))
+            LayerIndex::new(settings, store.clone(), plugins.clone())
         });
-        Self { layers: layers.into(), seal_after: options.seal_after }
+        let shared = Arc::new(Shared {
+            space: options.space,
+            layers: layers.into(),
+            sync: options.sync.clone(),
+            wake: worker::Wake::default(),
+        });
+        let weak = Arc::downgrade(&shared);
+        store.on_commit(move |commit| weak.upgrade().is_some_and(|shared| shared.receive(commit)));
+        Self { shared }
     }
 
     /// The `k` vectors of `layer` nearest to `query`, best first, over everything committed before
@@ -86,39 +146,83 @@ impl Indexes {
         params: SearchParams,
         filter: Option<IdFilter<'_>>,
     ) -> Result<Vec<Hit>, IndexError> {
-        let found = self.layers.iter().find(|(known, _)| *known == layer);
-        found.map_or(Ok(Vec::new()), |(_, index)| index.search(cx, query, k, params, filter))
+        let found = self.layers().find(|index| index.settings.layer == layer);
+        found.map_or(Ok(Vec::new()), |index| index.search(cx, Query { vector: query, k, params, filter }))
     }
 
-    /// Writes snapshots of the layers whose tail has grown long. Returns how many.
+    /// Brings what is on disk up to date, of all layers or of one.
     ///
     /// # Errors
     /// [`IndexError`].
-    pub fn seal(&self, cx: &dyn CallContext) -> Result<usize, IndexError> {
-        self.seal_from(cx, self.seal_after)
+    pub fn sync(
+        &self,
+        cx: &dyn CallContext,
+        layer: Option<Layer>,
+        extent: Extent,
+    ) -> Result<Vec<LayerSync>, IndexError> {
+        self.selected(layer).map(|index| index.sync(cx, extent)).collect()
     }
 
-    /// Writes snapshots of every layer that has changed. Returns how many.
-    ///
-    /// # Errors
-    /// [`IndexError`].
-    pub fn seal_all(&self, cx: &dyn CallContext) -> Result<usize, IndexError> {
-        self.seal_from(cx, 1)
+    /// Takes what a transaction has committed: the store calls it by itself. Public for the benches.
+    pub fn receive(&self, commit: &Commit) {
+        self.shared.receive(commit);
     }
 
-    fn seal_from(&self, cx: &dyn CallContext, changes: u64) -> Result<usize, IndexError> {
-        let mut sealed = 0;
-        for (_, index) in &self.layers {
-            sealed += usize::from(index.seal(cx, changes)?);
-        }
-        Ok(sealed)
+    /// Hashes one part of one segment, whichever `pick` says, so that bits that rot are found before a
+    /// search needs them. A damaged segment is set aside, with a warning, and rebuilt when the next
+    /// changes are sealed. Returns how many bytes were looked at.
+    pub fn scrub(&self, pick: u64) -> u64 {
+        let at = (pick % self.shared.layers.len() as u64) as usize;
+        self.shared.layers[at].scrub(pick / self.shared.layers.len() as u64)
     }
 
-    /// What each layer holds.
+    /// What each layer holds. Opens no segment.
     ///
     /// # Errors
     /// [`IndexError`].
     pub fn stats(&self) -> Result<Vec<LayerIndexStats>, IndexError> {
-        self.layers.iter().map(|(_, index)| index.stats()).collect()
+        self.layers().map(LayerIndex::stats).collect()
+    }
+
+    /// Compares files, ids and answers of each layer with the store.
+    ///
+    /// # Errors
+    /// [`IndexError`] where that cannot be done; what is wrong is in the verdicts.
+    pub fn verify(
+        &self,
+        cx: &dyn CallContext,
+        layer: Option<Layer>,
+    ) -> Result<Vec<LayerVerdict>, IndexError> {
+        self.selected(layer).map(|index| index.verify(cx)).collect()
+    }
+
+    /// Seals and merges from now on in a thread of its own, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// What the system says where it gives no thread.
+    pub fn start_worker(&self) -> std::io::Result<SyncWorker> {
+        SyncWorker::start(&self.shared)
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &LayerIndex> {
+        self.shared.layers.iter()
+    }
+
+    fn selected(&self, layer: Option<Layer>) -> impl Iterator<Item = &LayerIndex> {
+        self.layers().filter(move |index| layer.is_none_or(|layer| index.settings.layer == layer))
+    }
+}
+
+impl Shared {
+    fn receive(&self, commit: &Commit) -> bool {
+        if commit.space == self.space
+            && let Some(index) = self.layers.iter().find(|index| index.settings.layer == commit.layer)
+        {
+            let is_due = index.receive(commit);
+            if is_due && self.sync.immediate {
+                self.wake.wake();
+            }
+        }
+        true
     }
 }

@@ -1,22 +1,28 @@
-//! Sealed index snapshots on disk: the files of an index plugin beside a manifest that says what
-//! they cover and how each must hash.
+//! Snapshots: small files, each of which lists the segments that together are an index, and up to which
+//! change of the store that is complete. The newest one counts. Beside them lie the tombstones of their
+//! segments, in files that are named by their digest.
 //!
-//! A snapshot is written beside its place and renamed into it, so it is whole or absent. It is
-//! disposable: whatever does not verify is set aside and built again from the store.
-use super::error::{IndexError, Unusable};
-use magray_plugin_api::{CallContext, Metric, VectorIndex};
+//! Everything is written beside its place and renamed into it, so it is whole or absent, and everything is
+//! disposable: what does not verify is set aside and built again from the store.
+use super::{
+    error::{IndexError, Unusable},
+    segment::{Listed, SEGMENTS, digest},
+};
+use magray_plugin_api::Metric;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::HashSet,
     ffi::OsString,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
-const FORMAT: u32 = 1;
-const MANIFEST: &str = "manifest.json";
-/// How the names of folders begin that are not snapshots yet, or not any more.
-const BUILDING: &str = ".building-";
+const FORMAT: u32 = 2;
+const SNAPSHOTS: &str = "snapshots";
+const TOMBSTONES: &str = "tombstones";
+/// How the names of folders and files begin that are not in their place yet, or not any more.
+pub(super) const BUILDING: &str = ".building-";
 const RETIRED: &str = ".retired-";
 
 /// What a snapshot must be, to be used.
@@ -41,182 +47,225 @@ impl Identity {
     }
 }
 
+/// What is sealed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Snapshot {
+    /// Each snapshot has the number after that of the one before; 0 is none at all.
+    pub(super) generation: u64,
+    /// It holds every change up to this one.
+    pub(super) covered_seq: u64,
+    /// An id lives in at most one of them.
+    pub(super) segments: Vec<Listed>,
+    /// How often changes were sealed since the index was made, and how many changes that were.
+    pub(super) syncs: u64,
+    pub(super) changes: u64,
+}
+
+impl Snapshot {
+    pub(super) fn live(&self) -> u64 {
+        self.segments.iter().map(Listed::live).sum()
+    }
+
+    pub(super) fn dead(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.dead).sum()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes + 8 * segment.dead).sum()
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Body {
     format: u32,
-    #[serde(flatten)]
     identity: Identity,
-    /// Vectors in it.
-    count: u64,
-    /// It holds every change up to this one.
-    covered_seq: u64,
-    files: Vec<FileDigest>,
+    snapshot: Snapshot,
 }
 
-#[derive(Serialize, Deserialize)]
-struct FileDigest {
-    name: String,
-    len: u64,
-    blake3: String,
+/// Only of which format it is, which says how to read the rest.
+#[derive(Deserialize)]
+struct Format {
+    body: FormatBody,
 }
 
-/// The manifest, with a digest of its own so that a flipped bit in it is found too.
+#[derive(Deserialize)]
+struct FormatBody {
+    format: u32,
+}
+
+/// With a digest of its own, so that a flipped bit in it is found too.
 #[derive(Serialize, Deserialize)]
-struct Manifest {
+struct Sealed {
     body: Body,
     blake3: String,
 }
 
-/// A verified snapshot.
-#[derive(Debug)]
-pub(super) struct Snapshot {
-    pub(super) dir: PathBuf,
-    pub(super) covered_seq: u64,
-}
-
-/// The sequence numbers of the snapshots in `dir`, newest first.
-pub(super) fn sequence_numbers(dir: &Path) -> Vec<u64> {
-    let Ok(entries) = dir.read_dir() else { return Vec::new() };
-    let mut numbers: Vec<u64> =
-        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+/// The generations that are there, newest first.
+pub(super) fn generations(dir: &Path) -> Vec<u64> {
+    let Ok(entries) = dir.join(SNAPSHOTS).read_dir() else { return Vec::new() };
+    let number = |name: OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+    let mut numbers: Vec<u64> = entries.filter_map(|entry| number(entry.ok()?.file_name())).collect();
     numbers.sort_unstable_by(|a, b| b.cmp(a));
     numbers
 }
 
-/// Checks that `dir` holds what was written, and that it is what `identity` asks for.
-pub(super) fn verify(dir: PathBuf, identity: &Identity) -> Result<Snapshot, Unusable> {
-    let json = fs::read(dir.join(MANIFEST)).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound if !dir.exists() => Unusable::Gone,
-        io::ErrorKind::NotFound => Unusable::Damaged(format!("it has no {MANIFEST}")),
-        _ => Unusable::Unreadable(format!("its {MANIFEST} cannot be read: {error}")),
-    })?;
-    let damaged = |what: &str| Unusable::Damaged(format!("its {MANIFEST} {what}"));
-    let Manifest { body, blake3 } = serde_json::from_slice(&json).map_err(|_| damaged("is damaged"))?;
-    if digest_of(&body).is_none_or(|digest| digest != blake3) {
-        return Err(damaged("does not match its digest"));
-    }
-    if body.format != FORMAT {
-        return Err(Unusable::Stale(format!("format {} is not {FORMAT}", body.format)));
-    }
+/// The file of a generation.
+pub(super) fn path(dir: &Path, generation: u64) -> PathBuf {
+    dir.join(SNAPSHOTS).join(format!("{generation}.json"))
+}
+
+/// A snapshot that is whole, and what `identity` asks for.
+pub(super) fn read(dir: &Path, generation: u64, identity: &Identity) -> Result<Snapshot, Unusable> {
+    let body = read_body(&path(dir, generation))?;
     if body.identity != *identity {
         return Err(Unusable::Stale(
             "it was made for another database or model, with other options or by another version".into(),
         ));
     }
-    for file in &body.files {
-        verify_file(&dir, file)?;
-    }
-    Ok(Snapshot { dir, covered_seq: body.covered_seq })
+    Ok(body.snapshot)
 }
 
-fn verify_file(dir: &Path, expected: &FileDigest) -> Result<(), Unusable> {
-    let path = dir.join(&expected.name);
-    let found = digest_file(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound if !dir.exists() => Unusable::Gone,
+/// The newest snapshot that is whole, whatever it was made for.
+pub(super) fn newest(dir: &Path) -> Option<Snapshot> {
+    let mut whole = generations(dir).into_iter().filter_map(|number| read_body(&path(dir, number)).ok());
+    Some(whole.next()?.snapshot)
+}
+
+fn read_body(path: &Path) -> Result<Body, Unusable> {
+    let json = fs::read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Unusable::Gone,
+        _ => Unusable::Unreadable(format!("{} cannot be read: {error}", path.display())),
+    })?;
+    let damaged = |what: &str| Unusable::Damaged(format!("{} {what}", path.display()));
+    if let Ok(Format { body: FormatBody { format } }) = serde_json::from_slice(&json)
+        && format != FORMAT
+    {
+        return Err(Unusable::Stale(format!("format {format} is not {FORMAT}")));
+    }
+    let Sealed { body, blake3 } = serde_json::from_slice(&json).map_err(|_| damaged("is damaged"))?;
+    if serde_json::to_vec(&body).map_or(true, |body| digest(&body) != blake3) {
+        return Err(damaged("does not match its digest"));
+    }
+    Ok(body)
+}
+
+/// Puts a snapshot into its place; it is then the newest.
+pub(super) fn write(dir: &Path, identity: &Identity, snapshot: &Snapshot) -> Result<(), IndexError> {
+    let body = Body { format: FORMAT, identity: identity.clone(), snapshot: snapshot.clone() };
+    let target = path(dir, snapshot.generation);
+    let write = || -> io::Result<()> {
+        let blake3 = digest(&serde_json::to_vec(&body)?);
+        put(&target, &serde_json::to_vec_pretty(&Sealed { body, blake3 })?)
+    };
+    write().map_err(|error| IndexError::Write { path: target.clone(), error })
+}
+
+/// Writes the ids of dead rows, ascending. Returns the name of the file.
+pub(super) fn write_tombstones(dir: &Path, ids: &[u64]) -> Result<Option<String>, IndexError> {
+    if ids.is_empty() {
+        return Ok(None);
+    }
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let name = digest(&bytes);
+    let target = dir.join(TOMBSTONES).join(&name);
+    // One that is there is kept only where it is whole.
+    if read_tombstones(dir, Some(&name)).is_err() {
+        put(&target, &bytes).map_err(|error| IndexError::Write { path: target.clone(), error })?;
+    }
+    Ok(Some(name))
+}
+
+/// The ids of dead rows, ascending.
+pub(super) fn read_tombstones(dir: &Path, name: Option<&str>) -> Result<Vec<u64>, Unusable> {
+    let Some(name) = name else { return Ok(Vec::new()) };
+    let path = dir.join(TOMBSTONES).join(name);
+    let bytes = fs::read(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Unusable::Damaged(format!("{} is missing", path.display())),
         _ => Unusable::Unreadable(format!("{} cannot be read: {error}", path.display())),
     })?;
-    if (found.len, &found.blake3) != (expected.len, &expected.blake3) {
+    if digest(&bytes) != name {
         return Err(Unusable::Damaged(format!("{} does not match its digest", path.display())));
     }
-    Ok(())
+    Ok(bytes.as_chunks().0.iter().map(|&id| u64::from_le_bytes(id)).collect())
 }
 
-fn digest_file(path: &Path) -> io::Result<FileDigest> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap(path)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(FileDigest { name, len: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
+/// Writes a file beside its place and renames it, durably.
+fn put(target: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(dir)?;
+    let mut file = tempfile::Builder::new().prefix(BUILDING).tempfile_in(dir)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(target)?;
+    sync_folder(dir)
 }
 
-fn digest_of(body: &Body) -> Option<String> {
-    let json = serde_json::to_vec(body).ok()?;
-    Some(blake3::hash(&json).to_hex().to_string())
-}
-
-/// Saves `index`, which holds every change up to `covered_seq`, as `dir/covered_seq`, and removes
-/// the older ones.
-pub(super) fn write(
-    cx: &dyn CallContext,
-    dir: &Path,
-    identity: &Identity,
-    index: &dyn VectorIndex,
-    covered_seq: u64,
-) -> Result<Snapshot, IndexError> {
-    let target = dir.join(covered_seq.to_string());
-    let failed = |error| IndexError::Write { path: target.clone(), error };
-    let building = tempfile::Builder::new().prefix(BUILDING).tempdir_in(dir).map_err(failed)?;
-    index
-        .save(cx, building.path())
-        .map_err(|error| IndexError::Backend { backend: identity.backend.clone(), error })?;
-    let manifest = manifest(building.path(), identity, index.stats().live, covered_seq).map_err(failed)?;
-    write_durably(&building.path().join(MANIFEST), &manifest).map_err(failed)?;
-    sync_folder(building.path()).map_err(failed)?;
-    // One of the same number is a stale one.
-    retire(&target);
-    fs::rename(building.path(), &target).map_err(failed)?;
-    sync_folder(dir).map_err(failed)?;
-    for older in sequence_numbers(dir).into_iter().filter(|&number| number != covered_seq) {
-        retire(&dir.join(older.to_string()));
+/// Removes what `snapshot`, the newest, does not list, and what a writer that was killed has left. Only for
+/// who holds the lock. What a reader maps stays until it lets go.
+pub(super) fn clean(dir: &Path, snapshot: &Snapshot) {
+    let mut segments: HashSet<OsString> = HashSet::new();
+    let mut tombstones: HashSet<OsString> = HashSet::new();
+    for listed in &snapshot.segments {
+        segments.insert(listed.name.clone().into());
+        tombstones.extend(listed.tombstones.clone().map(OsString::from));
     }
-    Ok(Snapshot { dir: target, covered_seq })
-}
-
-/// Removes a snapshot. It vanishes at once, so that no reader takes a half removed one for damaged;
-/// one that maps its files keeps their pages.
-fn retire(dir: &Path) {
-    let mut name = OsString::from(RETIRED);
-    name.push(dir.file_name().unwrap_or_default());
-    let retired = dir.with_file_name(name);
-    if fs::rename(dir, &retired).is_ok() {
-        // On Windows what is mapped stays, until `clean` comes by again.
-        let _ = fs::remove_dir_all(retired);
+    // The lists first: whoever finds a segment gone looks for a newer one.
+    let current = [OsString::from(format!("{}.json", snapshot.generation))].into();
+    for (folder, listed) in [(SNAPSHOTS, &current), (SEGMENTS, &segments), (TOMBSTONES, &tombstones)] {
+        for entry in dir.join(folder).read_dir().into_iter().flatten().flatten() {
+            if !listed.contains(&entry.file_name()) {
+                retire(&entry.path());
+            }
+        }
     }
-}
-
-/// Removes what a writer that was killed has left in `dir`. Only for who holds its lock.
-pub(super) fn clean(dir: &Path) {
-    let left = |name: &str| name.starts_with(BUILDING) || name.starts_with(RETIRED);
+    // Snapshots of format 1 were folders named by a sequence number.
     for entry in dir.read_dir().into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(left) {
-            let _ = fs::remove_dir_all(entry.path());
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| {
+            name.parse::<u64>().is_ok() || name.starts_with(RETIRED) || name.starts_with(BUILDING)
+        }) {
+            retire(&entry.path());
         }
     }
 }
 
-fn manifest(dir: &Path, identity: &Identity, count: u64, covered_seq: u64) -> io::Result<Vec<u8>> {
-    let mut files = Vec::new();
-    for entry in dir.read_dir()? {
-        let path = entry?.path();
-        File::open(&path)?.sync_all()?;
-        files.push(digest_file(&path)?);
-    }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    let body = Body { format: FORMAT, identity: identity.clone(), count, covered_seq, files };
-    let blake3 = digest_of(&body).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(serde_json::to_vec_pretty(&Manifest { body, blake3 })?)
+/// Removes a folder or file. It vanishes at once, so that no reader takes a half removed one for damaged.
+fn retire(path: &Path) {
+    let Some(name) = path.file_name() else { return };
+    let mut hidden = OsString::from(RETIRED);
+    hidden.push(name);
+    let retired = path.with_file_name(hidden);
+    let retired = if fs::rename(path, &retired).is_ok() { retired.as_path() } else { path };
+    // On Windows what is mapped stays, until `clean` comes by again.
+    let _ = if retired.is_dir() { fs::remove_dir_all(retired) } else { fs::remove_file(retired) };
 }
 
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Moves what is damaged out of the way, for whoever wants to look at it. One is kept.
+pub(super) fn set_aside(dir: &Path, path: &Path) -> io::Result<PathBuf> {
+    let aside = dir.join("damaged");
+    // A segment that another process has moved away in the meantime must not cost the one that is kept.
+    if !path.exists() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let _ = fs::remove_dir_all(&aside);
+    fs::create_dir_all(&aside)?;
+    let aside = aside.join(path.file_name().unwrap_or_default());
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
 #[cfg(unix)]
-fn sync_folder(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
 #[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
-}
-
-/// Moves a damaged snapshot out of the way, for whoever wants to look at it. One is kept.
-pub(super) fn set_aside(dir: &Path) -> io::Result<PathBuf> {
-    let aside = dir.with_file_name("damaged");
-    let _ = fs::remove_dir_all(&aside);
-    fs::rename(dir, &aside)?;
-    Ok(aside)
 }

@@ -10,6 +10,7 @@ mod services;
 mod trial;
 
 pub use error::{PluginError, Refusal};
+pub use services::limit_threads;
 
 use file::PluginFile;
 use magray_plugin_api::{

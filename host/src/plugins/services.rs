@@ -1,6 +1,15 @@
 //! What the host does for a plugin that calls back.
 use magray_plugin_api::{Error, ErrorCode, Host, LogLevel, Result};
-use std::{fs, path::PathBuf};
+use std::{cell::Cell, fs, path::PathBuf};
+
+thread_local! {
+    static THREAD_LIMIT: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// From now on plugins that are called by this thread keep at most so many threads busy.
+pub fn limit_threads(threads: usize) {
+    THREAD_LIMIT.set(threads);
+}
 
 /// The [`Host`] of one plugin.
 #[derive(Debug)]
@@ -44,7 +53,7 @@ impl Host for Services {
     }
 
     fn threads(&self) -> usize {
-        self.threads.max(1)
+        self.threads.min(THREAD_LIMIT.get()).max(1)
     }
 
     fn memory_budget(&self) -> Option<u64> {

@@ -3,9 +3,10 @@
 //! A log entry names a record of one space and layer. What became of it is read from `vectors`, so
 //! many changes of one record are one, and an entry can never contradict the data.
 use super::{
-    Layer, RecordId, SpaceId, Store, StoreError,
-    vectors::{Decoder, dim},
+    Layer, RecordId, SpaceId, Store, StoreError, commits,
+    vectors::{append_halves, dim},
 };
+use half::f16;
 use rusqlite::Connection;
 
 /// What an index has to do to be up to date.
@@ -15,12 +16,25 @@ pub struct Changes {
     pub head: u64,
     /// Ids of the vectors that are new or other than before, ascending.
     pub upserts: Vec<u64>,
-    /// Their vectors, `[upserts.len(), dim]` row-major.
-    pub vectors: Vec<f32>,
+    /// Their vectors as the database has them, `[upserts.len(), dim]` row-major.
+    pub vectors: Vec<f16>,
     /// Ids whose vectors are gone, ascending. Some may never have been seen.
     pub removed: Vec<u64>,
     /// Whether this is all. If not, the log was pruned beyond the number that was asked for, the
     /// lists are empty, and only [`Store::scan_vectors`] helps.
+    pub complete: bool,
+}
+
+/// Which vectors changed, as ids alone.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Changed {
+    /// The sequence number of the last change.
+    pub head: u64,
+    /// Ids of the vectors that came, changed or went, ascending.
+    pub ids: Vec<u64>,
+    /// Entries of the log: one vector may have changed more than once.
+    pub changes: u64,
+    /// As [`Changes::complete`].
     pub complete: bool,
 }
 
@@ -59,7 +73,7 @@ impl Store {
             if !complete || seq == head {
                 return Ok(changes);
             }
-            let mut decoder = Decoder::new(dim(db, space)?);
+            let dim = dim(db, space)?;
             let mut latest = db.prepare_cached(
                 "SELECT changed.record_id, vector
                  FROM (SELECT DISTINCT record_id FROM changes
@@ -75,12 +89,38 @@ impl Store {
                 match row.get_ref(1)? {
                     rusqlite::types::ValueRef::Null => changes.removed.push(id.index_id()),
                     vector => {
-                        decoder.append(id, vector, &mut changes.vectors)?;
+                        append_halves(id, vector, dim, &mut changes.vectors)?;
                         changes.upserts.push(id.index_id());
                     }
                 }
             }
             Ok(changes)
+        })
+    }
+
+    /// Which vectors came, changed or went after `seq`: [`Store::changes_after`] without the vectors.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn changed_after(&self, space: SpaceId, layer: Layer, seq: u64) -> Result<Changed, StoreError> {
+        self.read(|db| {
+            let head = head(db, space, layer)?;
+            let complete = (pruned(db, space, layer)?..=head).contains(&seq);
+            let mut changed = Changed { head, complete, ..Changed::default() };
+            if !complete || seq == head {
+                return Ok(changed);
+            }
+            let mut ids = db.prepare_cached(
+                "SELECT record_id, count(*) FROM changes WHERE space_id = ?1 AND layer = ?2 AND seq > ?3
+                 GROUP BY record_id ORDER BY record_id",
+            )?;
+            let mut rows = ids.query((space, layer, seq))?;
+            while let Some(row) = rows.next()? {
+                let id: RecordId = row.get(0)?;
+                changed.ids.push(id.index_id());
+                changed.changes += row.get::<_, u64>(1)?;
+            }
+            Ok(changed)
         })
     }
 
@@ -104,10 +144,19 @@ impl Store {
     }
 }
 
-/// Logs that the vector of a record in `space` came, changed or went.
-pub(super) fn log(db: &Connection, space: SpaceId, layer: Layer, id: RecordId) -> rusqlite::Result<()> {
+/// Logs that the vector of a record in `space` came, changed or went. `vector` is the new one as the
+/// database has it; empty where there is none for an index.
+pub(super) fn log(
+    db: &Connection,
+    space: SpaceId,
+    layer: Layer,
+    id: RecordId,
+    vector: &[u8],
+) -> rusqlite::Result<()> {
+    let before = if commits::is_first(space, layer) { head(db, space, layer)? } else { 0 };
     db.prepare_cached("INSERT INTO changes (space_id, layer, record_id) VALUES (?1, ?2, ?3)")?
         .execute((space, layer, id))?;
+    commits::record(space, layer, before, db.last_insert_rowid().cast_unsigned(), id, vector);
     Ok(())
 }
 
@@ -147,13 +196,15 @@ mod tests {
         let expected = Changes {
             head: 5,
             upserts: vec![1, 3],
-            vectors: vec![5.0, 0.0, 3.0, 0.0],
+            vectors: [5.0, 0.0, 3.0, 0.0].map(f16::from_f32).to_vec(),
             removed: vec![2],
             complete: true,
         };
         assert_eq!(changes, expected);
         let nothing = Changes { head: 5, complete: true, ..Changes::default() };
         assert_eq!(f.store.changes_after(space, LAYER, 5).unwrap(), nothing);
+        let changed = Changed { head: 5, ids: vec![1, 2, 3], changes: 5, complete: true };
+        assert_eq!(f.store.changed_after(space, LAYER, 0).unwrap(), changed);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod active;
 mod add;
 mod cache;
 mod changes;
+mod commits;
 mod connection;
 mod error;
 mod filter;
@@ -34,7 +35,8 @@ pub use add::{Added, Outcome};
 pub use cache::{
     CacheCounts, CacheKey, CacheSpace, CacheSpaceStats, DiskCache, DiskCacheOptions, DiskCacheStats,
 };
-pub use changes::Changes;
+pub use changes::{Changed, Changes};
+pub use commits::Commit;
 pub use error::StoreError;
 pub use filter::Filter;
 pub use ids::IdSet;
@@ -141,6 +143,15 @@ impl Store {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Calls `listener` after each transaction of this store, on the thread that writes and before the
+    /// writes are acknowledged, once for each space and layer whose vectors changed. It must be quick
+    /// and must not write. One that returns false is not called again.
+    pub fn on_commit(&self, listener: impl Fn(&Commit) -> bool + Send + 'static) {
+        if let Some(writer) = &self.writer {
+            writer.listeners().add(Box::new(listener));
+        }
     }
 
     /// Runs `work` in one read transaction.

@@ -209,9 +209,8 @@ impl World {
             for id in changes.removed {
                 mirror.vectors.remove(&id);
             }
-            mirror
-                .vectors
-                .extend(changes.upserts.into_iter().zip(changes.vectors.chunks(2).map(<[f32]>::to_vec)));
+            let rows = changes.vectors.chunks(2).map(|row| row.iter().map(|v| v.to_f32()).collect());
+            mirror.vectors.extend(changes.upserts.into_iter().zip(rows));
             mirror.seq = changes.head;
         } else {
             *mirror = scan(&self.f.store, self.space, layer);

@@ -1,9 +1,6 @@
 //! Spaces and the vectors in them.
 use super::{Layer, RecordId, Store, StoreError, changes, error::Fault};
-use half::{
-    f16,
-    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
-};
+use half::{f16, slice::HalfFloatSliceExt};
 use rusqlite::{
     Connection, OptionalExtension,
     types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
@@ -184,6 +181,65 @@ impl Store {
         })
     }
 
+    /// The ids of all vectors of `space` and `layer`, ascending, and the sequence number that they are of.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn vector_ids(&self, space: SpaceId, layer: Layer) -> Result<(Vec<u64>, u64), StoreError> {
+        self.read(|db| {
+            let head = changes::head(db, space, layer)?;
+            // Two scans of narrow indexes; a condition on the vector would read them all.
+            let mut all = db.prepare_cached(
+                "SELECT record_id FROM vectors WHERE space_id = ?1 AND layer = ?2
+                 EXCEPT
+                 SELECT record_id FROM vectors WHERE space_id = ?1 AND layer = ?2 AND length(vector) = 0
+                 ORDER BY record_id",
+            )?;
+            let ids = all.query_map((space, layer), |row| Ok(row.get::<_, RecordId>(0)?.index_id()))?;
+            Ok((ids.collect::<Result<_, _>>()?, head))
+        })
+    }
+
+    /// Hands the vectors of `ids`, which are ascending, to `visit`, at most `batch` at a time: the ids and
+    /// the vectors as the database has them, `[ids.len(), dim]` row-major. Those that are gone are left out.
+    /// `visit` ends it by `Break`. Each batch is of one moment, and later ones may be of a later one.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an unknown space, `Damaged` for a vector of another width.
+    pub fn vectors_of(
+        &self,
+        space: SpaceId,
+        layer: Layer,
+        ids: &[u64],
+        batch: usize,
+        mut visit: impl FnMut(&[u64], &[f16]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let dim = self.dim(space)?;
+        for wanted in ids.chunks(batch.max(1)) {
+            let (mut found, mut vectors) =
+                (Vec::with_capacity(wanted.len()), Vec::with_capacity(wanted.len() * dim));
+            self.read(|db| {
+                let mut one = db.prepare_cached(
+                    "SELECT vector FROM vectors
+                     WHERE space_id = ?1 AND layer = ?2 AND record_id = ?3 AND length(vector) > 0",
+                )?;
+                for &index_id in wanted {
+                    let id = RecordId::from_index_id(index_id);
+                    let mut rows = one.query((space, layer, id))?;
+                    if let Some(row) = rows.next()? {
+                        append_halves(id, row.get_ref(0)?, dim, &mut vectors)?;
+                        found.push(index_id);
+                    }
+                }
+                Ok(())
+            })?;
+            if !found.is_empty() && visit(&found, &vectors).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Width of the vectors of `space`.
     pub(super) fn dim(&self, space: SpaceId) -> Result<usize, StoreError> {
         self.read(|db| dim(db, space))
@@ -244,7 +300,7 @@ pub(super) fn put(db: &Connection, space: SpaceId, id: RecordId, vector: &[u8]) 
     )?;
     let layer: Option<Layer> = put.query_row((space, id, vector), |row| row.get(0)).optional()?;
     if let Some(layer) = layer {
-        changes::log(db, space, layer, id)?;
+        changes::log(db, space, layer, id, vector)?;
     }
     Ok(layer.is_some())
 }
@@ -262,7 +318,7 @@ pub(super) fn put_missing(
          ON CONFLICT DO NOTHING",
     )?;
     if put.execute((space, layer, id, vector))? == 1 && !vector.is_empty() {
-        changes::log(db, space, layer, id)?;
+        changes::log(db, space, layer, id, vector)?;
     }
     Ok(())
 }
@@ -282,7 +338,7 @@ pub(super) fn remove(db: &Connection, layer: Layer, id: RecordId) -> rusqlite::R
     let spaces: Vec<SpaceId> =
         remove.query_map((layer, id), |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     for space in spaces {
-        changes::log(db, space, layer, id)?;
+        changes::log(db, space, layer, id, &[])?;
     }
     Ok(())
 }
@@ -311,16 +367,17 @@ pub(super) fn encode(vector: &[f32], dim: usize) -> Result<Vec<u8>, StoreError> 
 
 /// Reads vectors of one width.
 pub(super) struct Decoder {
-    bits: Vec<u16>,
+    halves: Vec<f16>,
+    dim: usize,
 }
 
 impl Decoder {
     pub(super) fn new(dim: usize) -> Self {
-        Self { bits: vec![0; dim] }
+        Self { halves: Vec::with_capacity(dim), dim }
     }
 
     fn dim(&self) -> usize {
-        self.bits.len()
+        self.dim
     }
 
     /// Appends the vector of record `id` to `out`.
@@ -330,18 +387,34 @@ impl Decoder {
         blob: ValueRef<'_>,
         out: &mut Vec<f32>,
     ) -> Result<(), Fault> {
-        let bytes = match blob {
-            ValueRef::Blob(bytes) if bytes.len() == 2 * self.dim() => bytes,
-            _ => return Err(Fault::Damaged(format!("the vector of record {id} is not {} wide", self.dim()))),
-        };
-        for (bits, bytes) in self.bits.iter_mut().zip(bytes.as_chunks().0) {
-            *bits = u16::from_le_bytes(*bytes);
-        }
+        self.halves.clear();
+        append_halves(id, blob, self.dim, &mut self.halves)?;
         let start = out.len();
-        out.resize(start + self.dim(), 0.0);
-        self.bits.reinterpret_cast::<f16>().convert_to_f32_slice(&mut out[start..]);
+        out.resize(start + self.dim, 0.0);
+        self.halves.convert_to_f32_slice(&mut out[start..]);
         Ok(())
     }
+}
+
+/// Appends the vector of record `id` to `out` as it is in the database.
+pub(super) fn append_halves(
+    id: RecordId,
+    blob: ValueRef<'_>,
+    dim: usize,
+    out: &mut Vec<f16>,
+) -> Result<(), Fault> {
+    match blob {
+        ValueRef::Blob(bytes) if bytes.len() == 2 * dim => {
+            out.extend(halves(bytes));
+            Ok(())
+        }
+        _ => Err(Fault::Damaged(format!("the vector of record {id} is not {dim} wide"))),
+    }
+}
+
+/// The numbers of a vector in the database.
+pub(super) fn halves(bytes: &[u8]) -> impl Iterator<Item = f16> + '_ {
+    bytes.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]
@@ -444,6 +517,16 @@ mod tests {
             });
             assert_eq!(scanned, f.store.head(space, Layer::Insights));
             assert_eq!(f.store.vector_count(space, Layer::Insights).unwrap(), seen.len() as u64);
+            let (ids, head) = f.store.vector_ids(space, Layer::Insights).unwrap();
+            assert_eq!((&ids, Ok(head)), (&seen, f.store.head(space, Layer::Insights)));
+            let mut read = Vec::new();
+            let all: Vec<u64> = (0..9).collect();
+            let visit = |ids: &[u64], _: &[f16]| {
+                read.extend_from_slice(ids);
+                ControlFlow::Continue(())
+            };
+            f.store.vectors_of(space, Layer::Insights, &all, 2, visit).unwrap();
+            assert_eq!(read, seen);
             assert_eq!(f.store.stats().unwrap().layers[1].vectors, seen.len() as u64);
             seen
         };

@@ -1,7 +1,9 @@
 //! Group commit: one thread writes, and requests that wait while it commits share the next
 //! transaction. Each is answered after its data is durable.
 use super::{
-    StoreOptions, connection,
+    StoreOptions,
+    commits::{self, Listeners},
+    connection,
     error::{Fault, StoreError},
 };
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -54,6 +56,7 @@ pub(super) struct Writer {
     requests: Option<Sender<Request>>,
     thread: Option<JoinHandle<()>>,
     commits: Arc<AtomicU64>,
+    listeners: Arc<Listeners>,
 }
 
 impl Writer {
@@ -62,17 +65,25 @@ impl Writer {
         let connection = connection::open_writer(path, options).map_err(|fault| fault.at(path))?;
         let (requests, queue) = mpsc::channel();
         let commits = Arc::new(AtomicU64::new(0));
+        let listeners = Arc::new(Listeners::default());
         let worker = Worker {
             connection,
             path: path.to_path_buf(),
             busy_timeout: options.busy_timeout,
             commits: Arc::clone(&commits),
+            listeners: Arc::clone(&listeners),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || worker.run(&queue))
             .map_err(|error| StoreError::Failed { path: path.to_path_buf(), reason: error.to_string() })?;
-        Ok(Self { path: path.to_path_buf(), requests: Some(requests), thread: Some(thread), commits })
+        Ok(Self {
+            path: path.to_path_buf(),
+            requests: Some(requests),
+            thread: Some(thread),
+            commits,
+            listeners,
+        })
     }
 
     /// Queues `work`, which sees the database as all earlier requests left it. Where it fails, what
@@ -116,6 +127,11 @@ impl Writer {
         Pending(answer)
     }
 
+    /// Who is told of commits.
+    pub(super) fn listeners(&self) -> &Listeners {
+        &self.listeners
+    }
+
     /// How many transactions it has committed.
     pub(super) fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
@@ -137,9 +153,14 @@ fn in_savepoint<T>(
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let savepoint = transaction.savepoint()?;
-    let value = work(&savepoint)?;
-    savepoint.commit()?;
-    Ok(value)
+    let done = work(&savepoint).and_then(|value| {
+        savepoint.commit()?;
+        Ok(value)
+    });
+    if done.is_err() {
+        commits::spoil();
+    }
+    done
 }
 
 struct Worker {
@@ -147,6 +168,7 @@ struct Worker {
     path: PathBuf,
     busy_timeout: Duration,
     commits: Arc<AtomicU64>,
+    listeners: Arc<Listeners>,
 }
 
 impl Worker {
@@ -173,15 +195,18 @@ impl Worker {
                 return;
             }
         };
+        commits::begin(!self.listeners.is_empty());
         let mut answers = Vec::with_capacity(group.len());
         for request in group {
             let open = ensure_open(&transaction, &self.path).map(|()| &mut transaction);
             answers.push((request.work)(open));
         }
+        let changed = commits::end();
         let committed = ensure_open(&transaction, &self.path)
             .and_then(|()| transaction.commit().map_err(|error| StoreError::from_sqlite(&self.path, &error)));
         if committed.is_ok() {
             self.commits.fetch_add(1, Ordering::Relaxed);
+            self.listeners.tell(&changed);
         }
         for answer in answers {
             answer(committed.clone());

@@ -1,3 +1,5 @@
+mod care;
+
 use super::{
     Failure, Outcome, args,
     args::Global,
@@ -13,17 +15,25 @@ use clap::Args;
 use serde::Serialize;
 use std::{path::PathBuf, time::Instant};
 
-/// Remember files and folders, and keep up with their changes
+/// Remember files and folders, and keep up with their changes; or look after the index
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(override_usage = "magray index [OPTIONS] <PATH>...\n       magray index <COMMAND>")]
 #[command(after_help = "\
 Text, Markdown and code are split into passages; .gitignore, .ignore and .magrayignore are honoured;
 binary files are skipped. Run it again at any time: unchanged files are left alone, and records of
 deleted files go. Ctrl-C is safe: the next run goes on from there.
 
+A first path that is named like one of the commands is given as ./verify, or after --.
+
 Examples:
   magray index ~/notes
-  magray index src docs README.md --project magray --tag code")]
+  magray index src docs README.md --project magray --tag code
+  magray index verify
+  magray index -- verify")]
 pub(super) struct Index {
+    #[command(subcommand)]
+    care: Option<care::Care>,
     /// Files and folders
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
@@ -63,6 +73,9 @@ struct SkippedJson {
 
 impl Index {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
+        if let Some(care) = self.care {
+            return care.run(global, terminal);
+        }
         let start = Instant::now();
         let engine = open(global, terminal)?;
         terminal.stop_gently();
