@@ -7,6 +7,7 @@ use super::{
     SyncOptions,
     delta::{Block, Delta, best_first},
     error::{IndexError, Unusable},
+    recheck::Recheck,
     segment::{self, Care, Listed},
     snapshot::{self, Identity, Snapshot},
     tracker::{ChangeTracker, Due},
@@ -71,6 +72,7 @@ pub(super) struct LayerIndex {
     tracker: Mutex<ChangeTracker>,
     state: ArcSwapOption<State>,
     updating: Mutex<()>,
+    pub(super) recheck: Recheck,
 }
 
 /// What a search sees. Never changed.
@@ -107,8 +109,8 @@ struct Opened {
 impl LayerIndex {
     pub(super) fn new(settings: LayerSettings, store: Arc<Store>, plugins: Arc<Plugins>) -> Self {
         let tracker = Mutex::new(ChangeTracker::new(settings.sync.seal_after, settings.sync.max_age));
-        let (state, updating) = (ArcSwapOption::empty(), Mutex::new(()));
-        Self { settings, store, plugins, tracker, state, updating }
+        let (state, updating, recheck) = (ArcSwapOption::empty(), Mutex::new(()), Recheck::default());
+        Self { settings, store, plugins, tracker, state, updating, recheck }
     }
 
     /// The `k` vectors nearest to `query`, `[dim]`, best first, over everything that was committed before the call, by this process or any other.
@@ -127,7 +129,12 @@ impl LayerIndex {
         }
         let state = self.current(cx)?;
         match self.search_state(cx, &state, query, k, params, filter) {
-            Ok(hits) => Ok(hits),
+            Ok(hits) => {
+                if filter.is_none() && !state.sealed.parts.is_empty() {
+                    self.recheck.offer(query, &hits, k, state.head);
+                }
+                Ok(hits)
+            }
             Err(error) if error.is_cancelled() || state.sealed.parts.is_empty() => Err(error),
             // A segment that fails a search must not take the memory away: the delta can hold all.
             Err(error) => {
@@ -173,6 +180,8 @@ impl LayerIndex {
         filter: Option<IdFilter<'_>>,
     ) -> Result<Vec<Hit>, IndexError> {
         let rows = usize::try_from(part.listed.rows).unwrap_or(usize::MAX);
+        let mut params = params;
+        params.ef = params.ef.max(part.listed.breadth);
         // So many hits can be dead at most, and so many are likely to be.
         let dead = (part.dead.len() + delta.count_up_to(part.listed.last)).min(rows);
         let likely = k.saturating_mul(2 * dead) / rows.max(1) + SPARE_HITS;

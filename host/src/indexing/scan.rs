@@ -31,7 +31,8 @@ fn each_row(dim: usize, rows: &[f16], out: &mut [f32], value: impl Fn(&[f32]) ->
     }
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+/// Of two rows of one width.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         // SAFETY: the processor has what the function is compiled for.
