@@ -2,7 +2,7 @@
 
 use super::{
     profile::{Profiles, Selected, shared},
-    values::{Folder, Sha256, Ttl, name, whole},
+    values::{Folder, Sha256, Ttl, name, share, whole},
 };
 use crate::resources::gpu::Tuning;
 use serde::{Deserialize, Serialize};
@@ -245,6 +245,9 @@ pub struct Index {
     /// Name of the profile in force.
     #[serde(deserialize_with = "name")]
     pub profile: String,
+    /// Share of the nearest vectors that an approximate index should find; 0 leaves that to the backend.
+    #[serde(deserialize_with = "share")]
+    pub recall_target: f64,
     /// Index plugins with their options.
     pub profiles: Profiles,
 }

@@ -30,6 +30,33 @@ where
     deserializer.deserialize_i64(Whole::<T, MIN, MAX>(std::marker::PhantomData))
 }
 
+/// A number from 0 to 1.
+pub(super) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    struct Share;
+
+    impl de::Visitor<'_> for Share {
+        type Value = f64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number from 0 to 1")
+        }
+
+        fn visit_f64<E: de::Error>(self, number: f64) -> Result<f64, E> {
+            if (0.0..=1.0).contains(&number) {
+                Ok(number)
+            } else {
+                Err(E::invalid_value(de::Unexpected::Float(number), &self))
+            }
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<f64, E> {
+            self.visit_f64(number as f64)
+        }
+    }
+
+    deserializer.deserialize_any(Share)
+}
+
 /// A string that [`FromStr`] reads; `expecting` says what it must be.
 fn parsed<'de, T, D>(deserializer: D, expecting: &'static str) -> Result<T, D::Error>
 where

@@ -195,6 +195,7 @@ impl Engine {
             merge_factor: sync.merge_factor,
             partition_max: sync.partition_max,
             compact_percent: sync.compact_percent,
+            recall_target: config.memory.index.recall_target as f32,
             search_threads: config.plugins.thread_budget(),
             worker_threads: sync.threads,
         }

@@ -8,6 +8,7 @@ use super::{
     delta::{Block, Delta, best_first},
     error::IndexError,
     open::Opened,
+    recheck::Recheck,
     segment::Listed,
     snapshot::{self, Identity, Snapshot},
     tracker::{ChangeTracker, Due},
@@ -66,6 +67,7 @@ pub(super) struct LayerIndex {
     tracker: Mutex<ChangeTracker>,
     state: ArcSwapOption<State>,
     updating: Mutex<()>,
+    pub(super) recheck: Recheck,
 }
 
 /// What is asked.
@@ -105,8 +107,8 @@ pub(super) struct Part {
 impl LayerIndex {
     pub(super) fn new(settings: LayerSettings, store: Arc<Store>, plugins: Arc<Plugins>) -> Self {
         let tracker = Mutex::new(ChangeTracker::new(settings.sync.seal_after, settings.sync.max_age));
-        let (state, updating) = (ArcSwapOption::empty(), Mutex::new(()));
-        Self { settings, store, plugins, tracker, state, updating }
+        let (state, updating, recheck) = (ArcSwapOption::empty(), Mutex::new(()), Recheck::default());
+        Self { settings, store, plugins, tracker, state, updating, recheck }
     }
 
     /// The vectors nearest to the query, best first, over everything that was committed before the call, by this process or any other.
@@ -118,7 +120,12 @@ impl LayerIndex {
         }
         let state = self.current(cx)?;
         match self.search_state(cx, &state, query) {
-            Ok(hits) => Ok(hits),
+            Ok(hits) => {
+                if query.filter.is_none() && !state.sealed.parts.is_empty() {
+                    self.recheck.offer(query.vector, &hits, query.k, state.head);
+                }
+                Ok(hits)
+            }
             Err(error) if error.is_cancelled() || state.sealed.parts.is_empty() => Err(error),
             // A segment that fails a search must not take the memory away: the delta can hold all.
             Err(error) => {
@@ -158,7 +165,8 @@ impl LayerIndex {
         delta: &Delta,
         query: Query<'_>,
     ) -> Result<Vec<Hit>, IndexError> {
-        let Query { vector, k, params, filter } = query;
+        let Query { vector, k, mut params, filter } = query;
+        params.ef = params.ef.max(part.listed.breadth);
         let rows = usize::try_from(part.listed.rows).unwrap_or(usize::MAX);
         // So many hits can be dead at most, and so many are likely to be.
         let dead = (part.dead.len() + delta.count_up_to(part.listed.last)).min(rows);

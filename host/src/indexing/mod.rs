@@ -8,6 +8,7 @@ mod error;
 mod layer;
 mod merge;
 mod open;
+mod recheck;
 mod scan;
 mod segment;
 mod snapshot;
@@ -16,11 +17,13 @@ mod sync;
 mod tests;
 mod tracker;
 mod trust;
+mod tune;
 mod upkeep;
 mod verify;
 mod worker;
 
 pub use error::IndexError;
+pub use recheck::LiveRecall;
 pub use sync::{Extent, LayerSync};
 pub use upkeep::LayerIndexStats;
 pub use verify::{LayerVerdict, Recall};
@@ -39,7 +42,7 @@ use std::{
 };
 
 /// When changes are built into an index, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SyncOptions {
     /// Changes that wait before they are sealed.
     pub seal_after: u64,
@@ -55,6 +58,9 @@ pub struct SyncOptions {
     pub partition_max: u64,
     /// Dead rows of a segment, in percent, at which it is written anew.
     pub compact_percent: u64,
+    /// Share of the nearest vectors that a search in an approximate segment should find, 0 to 1; 0 leaves
+    /// that to the backend.
+    pub recall_target: f32,
     /// Threads that a search may keep busy.
     pub search_threads: usize,
     /// Threads that sealing in the background may keep busy.

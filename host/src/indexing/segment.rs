@@ -23,7 +23,7 @@ const IDS: &str = "magray.ids";
 const CHUNK: u64 = 8 << 20;
 
 /// A segment as a snapshot lists it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Listed {
     /// Its folder, a name that is never used again.
     pub(super) name: String,
@@ -37,6 +37,12 @@ pub(super) struct Listed {
     /// BLAKE3, and name, of the file that says which rows are dead; none where all live.
     pub(super) tombstones: Option<String>,
     pub(super) dead: u64,
+    /// The `ef` at which its searches reached the recall that was asked for; 0 where any does.
+    #[serde(default)]
+    pub(super) breadth: u32,
+    /// The recall@10 at that; none where it was not measured.
+    #[serde(default)]
+    pub(super) recall: Option<f32>,
 }
 
 impl Listed {
@@ -103,7 +109,9 @@ pub(super) fn write(
         fs::rename(building.path(), segments.join(&name))?;
         sync_folder(&segments)?;
         let (first, last) = (ids.first().copied().unwrap_or(0), ids.last().copied().unwrap_or(0));
-        Ok(Listed { name, manifest, rows: ids.len() as u64, first, last, bytes, tombstones: None, dead: 0 })
+        let rows = ids.len() as u64;
+        let (tombstones, dead, breadth, recall) = (None, 0, 0, None);
+        Ok(Listed { name, manifest, rows, first, last, bytes, tombstones, dead, breadth, recall })
     };
     finish().map_err(failed)
 }

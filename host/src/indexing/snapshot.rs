@@ -48,7 +48,7 @@ impl Identity {
 }
 
 /// What is sealed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Snapshot {
     /// Each snapshot has the number after that of the one before; 0 is none at all.
     pub(super) generation: u64,

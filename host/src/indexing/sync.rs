@@ -10,6 +10,7 @@ use super::{
     merge::{Policy, Size},
     segment::{self, Ids, Listed},
     snapshot::{self, Identity, Snapshot},
+    tune::{self, Sample, Tuned},
 };
 use crate::store::{Layer, StoreError};
 use half::slice::HalfFloatSliceExt;
@@ -372,12 +373,16 @@ impl<'a> Run<'a> {
         let (index, cx) = (self.index, self.cx);
         let LayerSettings { backend, options, layer, space, dir, sync, .. } = &index.settings;
         let built = index.plugins.index(backend, options, index.settings.spec(), None)?;
+        let mut sample = if built.capabilities().exact { None } else { self.sample(ids)? };
         let (mut rows, mut wide) = (Vec::with_capacity(ids.len()), Vec::new());
         let mut failed = None;
         index.store.vectors_of(*space, *layer, ids, sync.batch_size, |ids, vectors| {
             wide.resize(vectors.len(), 0.0);
             vectors.convert_to_f32_slice(&mut wide);
             failed = built.upsert(cx, ids, &wide).err();
+            if let Some(sample) = &mut sample {
+                sample.compare(ids, vectors);
+            }
             rows.extend_from_slice(ids);
             cx.progress(self.rows_written + rows.len() as u64, self.total);
             if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -394,9 +399,56 @@ impl<'a> Run<'a> {
             return Ok(None);
         }
         self.rows_written += rows.len() as u64;
-        let listed = segment::write(cx, dir, backend, &*built, &rows)?;
+        let mut listed = segment::write(cx, dir, backend, &*built, &rows)?;
+        drop(built);
+        if let Some(sample) = sample {
+            self.tune(&mut listed, &sample)?;
+        }
         let ids = Ids::open(dir, &listed).map_err(|why| IndexError::Unreadable(why.to_string()))?;
         Ok(Some(Held { listed, ids, dead: BTreeSet::new(), is_changed: false }))
+    }
+
+    /// Measures how broadly a segment must be searched, as searches will find it.
+    fn tune(&self, listed: &mut Listed, sample: &Sample) -> Result<(), IndexError> {
+        let (index, cx) = (self.index, self.cx);
+        let LayerSettings { backend, options, dir, sync, .. } = &index.settings;
+        let opened = index.plugins.index(backend, options, index.settings.spec(), Some(&listed.path(dir)))?;
+        let target = sync.recall_target;
+        let Tuned { breadth, recall } =
+            sample.tune(cx, &*opened, target).map_err(|error| index.failed(error))?;
+        (listed.breadth, listed.recall) = (breadth, Some(recall));
+        if recall < target {
+            tracing::warn!(
+                "{}: searches find {:.1}% of the nearest of {} vectors at most, not the {:.1}% of \
+                 memory.index.recall_target; another index profile may do better",
+                index.describe(),
+                100.0 * recall,
+                listed.rows,
+                100.0 * target
+            );
+        }
+        Ok(())
+    }
+
+    /// Some of these vectors, to measure how well they are found; none where that is not wanted.
+    fn sample(&self, ids: &[u64]) -> Result<Option<Sample>, IndexError> {
+        let LayerSettings { layer, space, dim, sync, .. } = &self.index.settings;
+        if sync.recall_target <= 0.0 || ids.len() < tune::LEAST_ROWS {
+            return Ok(None);
+        }
+        let (mut chosen, mut queries) = (Vec::new(), Vec::new());
+        self.index.store.vectors_of(
+            *space,
+            *layer,
+            &tune::choose(ids),
+            sync.batch_size,
+            |ids, vectors| {
+                chosen.extend_from_slice(ids);
+                queries.extend(vectors.iter().map(|v| v.to_f32()));
+                ControlFlow::Continue(())
+            },
+        )?;
+        Ok(Some(Sample::new(*dim, chosen, queries)))
     }
 
     /// Writes the snapshot of what is held, shows it to the searches of this process, and removes the rest.

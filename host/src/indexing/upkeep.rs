@@ -2,6 +2,7 @@
 use super::{
     error::{IndexError, Unusable},
     layer::LayerIndex,
+    recheck::LiveRecall,
     segment, snapshot,
 };
 use crate::store::Layer;
@@ -19,6 +20,10 @@ pub struct LayerIndexStats {
     pub sealed: u64,
     /// Rows in them that do not count any more.
     pub dead: u64,
+    /// The least recall@10 of those in which it was measured, 0 to 1; none where none was.
+    pub recall: Option<f32>,
+    /// What checks of searches say, in a process that has a worker.
+    pub live: LiveRecall,
     /// Bytes of their files.
     pub bytes: u64,
     /// The change up to which they are complete.
@@ -52,6 +57,8 @@ impl LayerIndex {
             segments: snapshot.segments.len(),
             sealed: snapshot.live(),
             dead: snapshot.dead(),
+            recall: snapshot.segments.iter().filter_map(|listed| listed.recall).reduce(f32::min),
+            live: self.recheck.live(),
             bytes: snapshot.bytes(),
             covered_seq: snapshot.covered_seq,
             tail: self.waiting(&snapshot)?,

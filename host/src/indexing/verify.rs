@@ -271,7 +271,7 @@ impl LayerIndex {
     }
 
     /// Cosine of each query, which has length 1, with each stored vector.
-    fn scores(
+    pub(super) fn scores(
         &self,
         cx: &dyn CallContext,
         ids: &[u64],

@@ -72,6 +72,7 @@ impl SyncWorker {
     pub(super) fn start(shared: &Arc<Shared>) -> io::Result<Self> {
         let stop = Arc::new(Stop { is_asked: AtomicBool::new(false), shared: Arc::downgrade(shared) });
         let worker = Arc::clone(&stop);
+        shared.layers.iter().for_each(|index| index.recheck.want(true));
         let thread = thread::Builder::new().name("index-sync".to_owned()).spawn(move || run(&worker))?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -81,6 +82,7 @@ impl Drop for SyncWorker {
     fn drop(&mut self) {
         self.stop.is_asked.store(true, Ordering::Relaxed);
         if let Some(shared) = self.stop.shared.upgrade() {
+            shared.layers.iter().for_each(|index| index.recheck.want(false));
             shared.wake.wake();
         }
         if let Some(thread) = self.thread.take() {
@@ -107,6 +109,11 @@ fn run(stop: &Stop) {
                     round = AFTER_FAILURE;
                 }
                 Ok(_) => {}
+            }
+            match index.recheck(stop) {
+                Err(error) if error.is_cancelled() => return,
+                Err(error) => tracing::debug!("{}: a search was not checked: {error}", index.describe()),
+                Ok(()) => {}
             }
         }
         if scrubbed.elapsed() >= SCRUB {

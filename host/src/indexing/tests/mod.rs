@@ -1,6 +1,7 @@
 //! Indexes against the store: whatever is done to both, a search finds what is stored.
 mod files;
 mod model;
+mod recall;
 mod sync;
 
 use super::*;
@@ -39,6 +40,7 @@ fn small() -> SyncOptions {
         merge_factor: 3,
         partition_max: 60,
         compact_percent: 20,
+        recall_target: 0.95,
         search_threads: 2,
         worker_threads: 1,
     }
