@@ -175,7 +175,7 @@ class FaissHnswSq8(Faiss):
 
 
 class FaissIvfPq(Faiss):
-    options = {"nlist": 0, "m": 0, "refine": "SQfp16"}
+    options = {"nlist": 0, "m": 0, "refine": "Flat"}
 
     def describe(self, rows):
         # Of its guidelines: 4 to 16 times the root; two dimensions to a code of 4 bits.
@@ -273,7 +273,7 @@ class Turbovec:
         index.calibrate(base[np.random.default_rng(0).choice(len(base), min(len(base), 1024), replace=False)])
         index.add(base, chunk_size=0)
         index.write(f"{folder}/index")
-        np.save(f"{folder}/originals.npy", base.astype(np.float16))
+        np.save(f"{folder}/originals.npy", base)
 
     def open(self, folder):
         import numpy as np
@@ -300,7 +300,7 @@ class Turbovec:
             return found
         rows = []
         for query, ids in zip(queries, found):
-            scores = self.originals[ids].astype(np.float32) @ query
+            scores = self.originals[ids] @ query
             best = np.argpartition(-scores, min(self.space.k, len(scores)) - 1)[: self.space.k]
             rows.append(ids[best[np.argsort(-scores[best])]])
         return rows
