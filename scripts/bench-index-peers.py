@@ -196,7 +196,7 @@ class FaissIvfPq(Faiss):
             self.filters = False
 
     def settings(self):
-        return grid(nprobe=[1, 2, 4, 8, 16, 32, 64, 128, 256], k_factor=[2, 5, 10, 20, 40])
+        return grid(nprobe=[1, 2, 4, 8, 16, 32, 64, 128, 256], k_factor=[2, 5, 10, 20, 40, 100])
 
     def parameters(self, setting, selector):
         lists = self.faiss.SearchParametersIVF(nprobe=setting["nprobe"], **selector)
