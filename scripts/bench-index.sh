@@ -24,10 +24,8 @@ if [ -z "${MAGRAY:-}" ]; then
     (cd "$here" && cargo build --release)
     MAGRAY=$here/target/release/magray
 fi
-if [ ! -x "$python" ]; then
-    python3 -m venv "$folder/venv"
-    "$python" -m pip install -q numpy hnswlib usearch faiss-cpu scann turbovec
-fi
+[ -x "$python" ] || python3 -m venv "$folder/venv"
+"$python" -m pip install -q --disable-pip-version-check numpy hnswlib usearch faiss-cpu scann turbovec
 
 # The truth is written last, so a set that has it is whole.
 if [ ! -e "$data/fashion-mnist-784/gt100.i32.npy" ]; then

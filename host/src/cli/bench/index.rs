@@ -75,11 +75,11 @@ pub(in crate::cli) struct IndexCommand {
 struct Knobs {
     /// Breadths of a search to try: candidates of a graph, or lists to look into
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..),
-        default_values_t = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024])]
+        default_values_t = [4, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024])]
     ef: Vec<u32>,
     /// Numbers of candidates to try that are scored again with the original vectors
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..),
-        default_values_t = [10, 20, 40, 80, 160, 320])]
+        default_values_t = [10, 20, 40, 80, 160, 320, 640, 1600])]
     rescore: Vec<u32>,
     /// An option to change between searches, with the values to try; may be given several times
     #[arg(long, value_name = "NAME=VALUES", value_parser = tuned)]
