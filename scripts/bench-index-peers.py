@@ -358,8 +358,14 @@ def search(peer, space, setting, batch, allowed):
             seconds.append(time.perf_counter() - before)
         cpu_s += time.process_time() - cpu
         passes += 1
-    # Where there are fewer, some fill the row with -1, and some with the greatest number.
-    ids = [[int(id) for id in row if 0 <= id < 1 << 32] for rows in found for row in rows]
+    # Where there are fewer, some fill the row with -1, some with the greatest number, and fast scan of faiss 1.15 under
+    # a filter with 0, allowed or not.
+    may = None if allowed is None else set(allowed.tolist())
+    ids = [
+        list(dict.fromkeys(int(id) for id in row if 0 <= id < 1 << 32 and (may is None or int(id) in may)))
+        for rows in found
+        for row in rows
+    ]
     return {"cpu_s": cpu_s / passes, "seconds": seconds, "ids": ids}
 
 
