@@ -1,6 +1,7 @@
 //! The real binary with real plugin libraries, as a user runs it. One test program, so that it is
 //! linked once.
 mod bad_input;
+mod bench_index;
 mod cache;
 mod candle;
 mod cli;

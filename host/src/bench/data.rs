@@ -266,7 +266,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, BenchError> {
     Ok(paths)
 }
 
-fn fault_of(path: &Path, fault: impl Into<String>) -> BenchError {
+pub(super) fn fault_of(path: &Path, fault: impl Into<String>) -> BenchError {
     BenchError::Data { path: path.to_owned(), fault: fault.into() }
 }
 

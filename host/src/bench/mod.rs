@@ -1,11 +1,13 @@
 //! What `magray bench` measures: how right the vectors of an embedding backend are, on data with published
-//! figures, and how fast they come.
+//! figures, and how fast they come; how fast indexes are, and how much of what is near they find.
 //!
 //! Backends are called directly, without cache and fallback, so a figure belongs to the backend that it names.
 mod batches;
 mod data;
+mod index;
 mod machine;
 mod metrics;
+mod npy;
 mod quality;
 mod texts;
 mod throughput;
@@ -13,6 +15,10 @@ mod worker;
 
 pub use batches::{BatchRate, BatchRates, BatchRequest, measure_batches};
 pub use data::{DataSets, Limit};
+pub use index::{
+    At, Build, Curve, Filtered, IndexBackend, IndexFigures, IndexReply, IndexRequest, IndexTask, Point,
+    Searched, Setting, Speed, Sweep, VectorSet, measure_index, metric_named, serve_index,
+};
 pub use machine::Machine;
 pub use quality::{Measurement, Quality, QualityData, measure_quality};
 pub use texts::BenchTexts;
@@ -31,14 +37,24 @@ pub enum BenchError {
     Data { path: PathBuf, fault: String },
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    #[error("the embedding backend '{backend}' failed: {error}")]
+    #[error("the backend '{backend}' failed: {error}")]
     Backend { backend: String, error: ApiError },
-    #[error("the embedding backend '{backend}' is broken: {fault}")]
+    #[error("the backend '{backend}' is broken: {fault}")]
     Broken { backend: String, fault: String },
     #[error("{name}: {fault}")]
     Worker { name: String, fault: String },
     #[error("interrupted")]
     Interrupted,
+}
+
+impl BenchError {
+    /// That a call of a backend failed.
+    fn failed(backend: &str, error: ApiError) -> Self {
+        match error.code() {
+            ErrorCode::CANCELLED => Self::Interrupted,
+            _ => Self::Backend { backend: backend.to_owned(), error },
+        }
+    }
 }
 
 /// An embedding backend under measurement.
@@ -102,9 +118,6 @@ impl Backend {
     }
 
     fn failed(&self, error: ApiError) -> BenchError {
-        match error.code() {
-            ErrorCode::CANCELLED => BenchError::Interrupted,
-            _ => BenchError::Backend { backend: self.name.clone(), error },
-        }
+        BenchError::failed(&self.name, error)
     }
 }

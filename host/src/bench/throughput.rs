@@ -324,7 +324,7 @@ fn start_to_answer(
     Ok(quantile(times, 0.5))
 }
 
-fn command(line: &[OsString], env: &[(OsString, OsString)]) -> Command {
+pub(super) fn command(line: &[OsString], env: &[(OsString, OsString)]) -> Command {
     let mut command = Command::new(line.first().map_or("".as_ref(), OsString::as_os_str));
     command.args(line.iter().skip(1)).envs(env.iter().map(|(name, value)| (name, value)));
     command
@@ -345,12 +345,12 @@ fn write_failed(path: &Path, error: &io::Error) -> BenchError {
 }
 
 /// A worker hears Ctrl-C too, and its failure is then ours to explain.
-fn interruptible<T>(cx: &dyn CallContext, result: Result<T, BenchError>) -> Result<T, BenchError> {
+pub(super) fn interruptible<T>(cx: &dyn CallContext, result: Result<T, BenchError>) -> Result<T, BenchError> {
     if cx.is_cancelled() { Err(BenchError::Interrupted) } else { result }
 }
 
 /// The value below which a share of the values lies, nearest rank.
-fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
+pub(super) fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let rank = (share * values.len() as f64).ceil() as usize;
     values[rank.clamp(1, values.len()) - 1]

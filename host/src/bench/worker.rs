@@ -9,9 +9,10 @@ use super::{
     texts::{BenchTexts, ShapedText},
 };
 use magray_plugin_api::{CallContext, Role};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
+    fmt, fs,
     io::{BufRead as _, BufReader, Write as _},
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -195,25 +196,26 @@ impl Worker {
     pub(super) fn start(&mut self, threads: usize, texts: PathBuf) -> Result<Ready, BenchError> {
         match self.ask(&Request::Start { threads, texts })? {
             Reply::Ready(ready) => Ok(ready),
-            other => Err(self.fault(format!("an odd answer: {other:?}"))),
+            other => Err(self.odd(&other)),
         }
     }
 
     pub(super) fn seconds(&mut self, request: &Request) -> Result<Vec<f64>, BenchError> {
         match self.ask(request)? {
             Reply::Seconds(seconds) if !seconds.is_empty() => Ok(seconds),
-            other => Err(self.fault(format!("an odd answer: {other:?}"))),
+            other => Err(self.odd(&other)),
         }
     }
 
     pub(super) fn vectors(&mut self, shape: &str, count: usize) -> Result<Vec<Vec<f32>>, BenchError> {
         match self.ask(&Request::Vectors { shape: shape.to_owned(), count })? {
             Reply::Vectors(vectors) => Ok(vectors),
-            other => Err(self.fault(format!("an odd answer: {other:?}"))),
+            other => Err(self.odd(&other)),
         }
     }
 
-    fn ask(&mut self, request: &Request) -> Result<Reply, BenchError> {
+    /// Sends a request and waits for the reply. One that says `{"error": ...}` is the worker's fault.
+    pub(super) fn ask<R: DeserializeOwned>(&mut self, request: &impl Serialize) -> Result<R, BenchError> {
         let mut line = serde_json::to_string(request).map_err(|error| self.fault(error.to_string()))?;
         line.push('\n');
         let mut reply = String::new();
@@ -224,16 +226,41 @@ impl Worker {
             Ok(0) | Err(_) => return Err(self.fault("it has ended".into())),
             Ok(_) => {}
         }
-        match serde_json::from_str(&reply) {
-            Ok(Reply::Error(fault)) => Err(self.fault(fault)),
-            Ok(reply) => Ok(reply),
-            Err(error) => Err(self.fault(format!("an odd answer ({error}): {}", reply.trim_end()))),
+        if let Ok(Refusal { error }) = serde_json::from_str(&reply) {
+            return Err(self.fault(error));
         }
+        serde_json::from_str(&reply)
+            .map_err(|error| self.fault(format!("an odd answer ({error}): {}", beginning(&reply))))
     }
 
-    fn fault(&self, fault: String) -> BenchError {
+    /// Bytes of memory that it has resident, mapped files with it; none where the system does not tell.
+    pub(super) fn resident_bytes(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix(" kB")?.parse().ok().map(|kib: u64| kib * 1024)
+    }
+
+    /// That it answered something else than was asked.
+    pub(super) fn odd(&self, answer: &impl fmt::Debug) -> BenchError {
+        self.fault(format!("an odd answer: {}", beginning(&format!("{answer:?}"))))
+    }
+
+    pub(super) fn fault(&self, fault: String) -> BenchError {
         BenchError::Worker { name: self.name.clone(), fault }
     }
+}
+
+/// The reply of a worker that cannot.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refusal {
+    error: String,
+}
+
+/// As much of an answer as is worth showing.
+fn beginning(answer: &str) -> &str {
+    let answer = answer.trim_end();
+    answer.char_indices().nth(200).map_or(answer, |(end, _)| &answer[..end])
 }
 
 impl Drop for Worker {

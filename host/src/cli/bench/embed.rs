@@ -1,4 +1,4 @@
-use super::Subject;
+use super::{Subject, foreign, own_program, peer, print_machine, receive};
 use crate::{
     bench::{
         Backend, BenchTexts, Contestant, Latency, Machine, Rate, Throughput, ThroughputRequest,
@@ -15,14 +15,7 @@ use crate::{
 };
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use std::{
-    env,
-    ffi::OsString,
-    io::{self, BufRead as _},
-    num::NonZero,
-    path::PathBuf,
-    thread,
-};
+use std::{env, ffi::OsString, num::NonZero, path::PathBuf, thread};
 
 /// Measure how fast embedding backends are: texts a second, latency, start to answer
 #[derive(Debug, Args)]
@@ -79,15 +72,6 @@ enum Order {
     Sorted,
     Unsorted,
     Both,
-}
-
-fn peer(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, command)) if !name.is_empty() && !command.trim().is_empty() => {
-            Ok((name.to_owned(), command.to_owned()))
-        }
-        _ => Err("it must be NAME=COMMAND".into()),
-    }
 }
 
 #[derive(Serialize)]
@@ -173,37 +157,14 @@ fn own(
     env: &[(OsString, OsString)],
     name: String,
 ) -> Result<Contestant, Failure> {
-    let program = env::current_exe().map_err(Failure::io("cannot find this program"))?;
-    let mut line = vec![program.into_os_string(), "--backend".into(), name.clone().into()];
-    if let Some(config) = &global.config {
-        line.extend(["--config".into(), config.into()]);
-    }
-    // All of them, since some depend on the data folder, which a measurement has one of its own for.
-    for folder in setup.plugin_folders() {
-        line.extend(["--plugin-dir".into(), folder.into()]);
-    }
+    let line = own_program(global, setup, "--backend", &name)?;
     let mut worker = line.clone();
     worker.extend(["--data-dir".into(), setup.data_dir.clone().into(), "bench".into(), "worker".into()]);
     Ok(Contestant { name, worker, program: Some(line), env: env.to_vec() })
 }
 
-fn foreign(name: String, command: String) -> Contestant {
-    let worker: Vec<OsString> = if cfg!(windows) {
-        vec!["cmd".into(), "/C".into(), command.into()]
-    } else {
-        // So that the shell makes room for the program, and ending it ends that.
-        vec!["sh".into(), "-c".into(), format!("exec {command}").into()]
-    };
-    Contestant { name, worker, program: None, env: Vec::new() }
-}
-
 fn print(terminal: &Terminal, machine: &Machine, measured: &Throughput) -> Result<(), Failure> {
-    let Machine { cpu, flags, cores, kernel, load } = machine;
-    terminal.print(format_args!(
-        "{DIM}{cpu}, {}, {}, kernel {kernel}, load {load}{DIM:#}",
-        view::counted(*cores as u64, "core"),
-        flags.join(" ")
-    ))?;
+    print_machine(terminal, machine)?;
     let names = measured.rates.iter().map(|rate| rate.name.len()).max().unwrap_or(0).max(7);
     let mut last = None;
     for rate in &measured.rates {
@@ -270,15 +231,7 @@ impl WorkerCommand {
             setup.config.plugins.threads = threads;
             Backend::open(&setup, &setup.plugins(), &setup.config.ai.embedding.profile)
         };
-        let mut lines = io::stdin().lock().lines();
-        let receive = || {
-            let line = lines.next().transpose().map_err(Failure::io("cannot read standard input"))?;
-            let parse = |line: String| {
-                serde_json::from_str(&line).map_err(|error| Failure::Usage(format!("no request: {error}")))
-            };
-            line.map(parse).transpose()
-        };
-        serve(&UntilInterrupted, open, receive, |reply| terminal.print_json(reply))?;
+        serve(&UntilInterrupted, open, receive(), |reply| terminal.print_json(reply))?;
         Ok(Outcome::Done)
     }
 }

@@ -1,18 +1,37 @@
 //! `magray bench`.
 mod embed;
+mod index;
 mod quality;
 
-use super::{Failure, Outcome, args::Global, setup, terminal::Terminal};
-use crate::engine::Setup;
+use super::{
+    Failure, Outcome,
+    args::Global,
+    setup,
+    terminal::{DIM, Terminal},
+    view,
+};
+use crate::{
+    bench::{Contestant, Machine},
+    engine::Setup,
+};
 use clap::{Args, Subcommand};
+use serde::de::DeserializeOwned;
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, BufRead as _},
+};
 
-/// Measure embedding backends on data of your own or of others
+/// Measure embedding and index backends on data of your own or of others
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
     Quality(quality::QualityCommand),
     Embed(embed::EmbedCommand),
+    Index(index::IndexCommand),
     #[command(hide = true)]
     Worker(embed::WorkerCommand),
+    #[command(hide = true)]
+    IndexWorker(index::WorkerCommand),
 }
 
 impl Bench {
@@ -21,7 +40,9 @@ impl Bench {
         match self {
             Self::Quality(quality) => quality.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),
+            Self::Index(index) => index.run(global, terminal),
             Self::Worker(worker) => worker.run(global, terminal),
+            Self::IndexWorker(worker) => worker.run(global, terminal),
         }
     }
 }
@@ -42,4 +63,60 @@ impl Subject {
         let backends = if self.backends.is_empty() { in_force() } else { self.backends };
         Ok((setup, backends))
     }
+}
+
+/// This program with the arguments that a command of it follows, with a backend chosen by a flag.
+fn own_program(global: &Global, setup: &Setup, flag: &str, name: &str) -> Result<Vec<OsString>, Failure> {
+    let program = env::current_exe().map_err(Failure::io("cannot find this program"))?;
+    let mut line = vec![program.into_os_string(), flag.into(), name.into()];
+    if let Some(config) = &global.config {
+        line.extend(["--config".into(), config.into()]);
+    }
+    // All of them, since some depend on the data folder, which a measurement may have one of its own for.
+    for folder in setup.plugin_folders() {
+        line.extend(["--plugin-dir".into(), folder.into()]);
+    }
+    Ok(line)
+}
+
+/// Parses `--peer`.
+fn peer(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, command)) if !name.is_empty() && !command.trim().is_empty() => {
+            Ok((name.to_owned(), command.to_owned()))
+        }
+        _ => Err("it must be NAME=COMMAND".into()),
+    }
+}
+
+/// A program of others.
+fn foreign(name: String, command: String) -> Contestant {
+    let worker: Vec<OsString> = if cfg!(windows) {
+        vec!["cmd".into(), "/C".into(), command.into()]
+    } else {
+        // So that the shell makes room for the program, and ending it ends that.
+        vec!["sh".into(), "-c".into(), format!("exec {command}").into()]
+    };
+    Contestant { name, worker, program: None, env: Vec::new() }
+}
+
+/// What gives a worker its next request from standard input.
+fn receive<R: DeserializeOwned>() -> impl FnMut() -> Result<Option<R>, Failure> {
+    let mut lines = io::stdin().lock().lines();
+    move || {
+        let line = lines.next().transpose().map_err(Failure::io("cannot read standard input"))?;
+        let parse = |line: String| {
+            serde_json::from_str(&line).map_err(|error| Failure::Usage(format!("no request: {error}")))
+        };
+        line.map(parse).transpose()
+    }
+}
+
+fn print_machine(terminal: &Terminal, machine: &Machine) -> Result<(), Failure> {
+    let Machine { cpu, flags, cores, kernel, load } = machine;
+    terminal.print(format_args!(
+        "{DIM}{cpu}, {}, {}, kernel {kernel}, load {load}{DIM:#}",
+        view::counted(*cores as u64, "core"),
+        flags.join(" ")
+    ))
 }
