@@ -1,6 +1,9 @@
 //! The `native` index: vectors quantized to codes that a search scans or walks, and the best of them
 //! scored again exactly.
 
+#[allow(dead_code, unused_imports, reason = "in the making")]
+mod int8;
+
 use magray_plugin_api::Plugin;
 
 /// This plugin.
