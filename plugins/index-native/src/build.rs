@@ -124,6 +124,16 @@ struct Encoder<'a> {
     wide: bool,
 }
 
+/// How many lists an index of so many rows has; 0 where the codes are not in lists.
+pub(crate) fn lists(options: &Options, rows: usize) -> usize {
+    match options.layout {
+        Layout::Auto if rows < AUTO_IVF => 0,
+        Layout::Flat => 0,
+        Layout::Auto | Layout::Ivf if options.lists == 0 => ivf::auto_lists(rows).min(rows),
+        Layout::Auto | Layout::Ivf => options.lists.min(rows),
+    }
+}
+
 /// Seals the rows of `source` in the layout of the options.
 ///
 /// # Errors
@@ -141,12 +151,10 @@ pub(crate) fn build(
         return Err(Error::new(ErrorCode::UNSUPPORTED, message));
     }
     let quantizer = Quantizer::fit(spec.dim, &source.sample(int8::SAMPLE));
-    let with_lists = match options.layout {
-        Layout::Auto => rows >= AUTO_IVF,
-        Layout::Flat => false,
-        Layout::Ivf => rows > 0,
+    let lists = match lists(options, rows) {
+        0 => None,
+        count => Some(ivf::lists(cx, threads, count, options.seed, source, &quantizer)?),
     };
-    let lists = with_lists.then(|| ivf::lists(cx, threads, options, source, &quantizer)).transpose()?;
     let lists = lists.as_ref();
     let shape = Shape {
         rows,

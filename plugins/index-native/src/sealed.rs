@@ -2,8 +2,10 @@
 
 use crate::{
     best::Best,
+    build,
     container::{Container, Part},
     int8::{self, Quantizer},
+    options::Options,
     parallel,
     rabitq::{self, Kernel, ROWS, Scan, Target},
     rotation::{LANES, Rotation},
@@ -136,6 +138,12 @@ impl Sealed {
     /// Whether the originals are f32.
     pub(crate) fn is_wide(&self) -> bool {
         self.container.shape().wide
+    }
+
+    /// Whether it is laid out as `options` say.
+    pub(crate) fn is_as(&self, options: &Options) -> bool {
+        let shape = self.container.shape();
+        build::lists(options, shape.rows) == shape.lists && options.seed == shape.seed
     }
 
     fn codes(&self) -> Option<int8::Codes<'_>> {
