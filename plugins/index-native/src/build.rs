@@ -200,8 +200,10 @@ pub(crate) fn build(
         cx.progress((done.fetch_add(rows, Ordering::Relaxed) + rows) as u64, shape.places as u64);
         Ok(())
     })?;
-    Sealed::new(spec, kernel, container)
-        .ok_or_else(|| Error::new(ErrorCode::INTERNAL, "a new index contradicts itself"))
+    // What is staged was checked, so numbers that are none can only come from a damaged file.
+    Sealed::new(spec, kernel, container).ok_or_else(|| {
+        Error::new(ErrorCode::CORRUPT_DATA, "the vectors of the index are damaged; it must be built anew")
+    })
 }
 
 type Parts<'a> = [&'a mut [u8]; Part::ALL.len()];

@@ -121,7 +121,7 @@ impl Shape {
         let possible = shape.rows <= shape.places
             && shape.places <= MAX_PLACES
             && shape.places.is_multiple_of(ROWS)
-            && shape.lists <= shape.blocks();
+            && shape.lists <= shape.rows;
         (possible && shape.raw() == *raw).then_some(shape)
     }
 }
@@ -244,13 +244,6 @@ fn layout(spec: IndexSpec, shape: &Shape) -> Option<Layout> {
 
 fn path(dir: &Path) -> PathBuf {
     dir.join("index.bin")
-}
-
-/// How many bytes an index without lists and graph takes on disk.
-pub(crate) fn length(spec: IndexSpec, rows: usize, wide: bool) -> u64 {
-    let places = rows.next_multiple_of(ROWS);
-    let shape = Shape { rows, places, lists: 0, graph_bytes: 0, seed: 0, wide, scale: 1.0 };
-    layout(spec, &shape).map_or(u64::MAX, |layout| layout[Part::Graph as usize].end as u64)
 }
 
 /// Its bytes.

@@ -1,6 +1,10 @@
 //! Scores by the definition, in f32.
 
 use crate::rabitq::Kernel;
+use half::{
+    f16,
+    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
+};
 use magray_plugin_api::{Error, IndexSpec, Metric, Result};
 
 impl Kernel {
@@ -27,6 +31,37 @@ impl Kernel {
             Metric::Dot => sum,
             Metric::L2 => -sum,
         }
+    }
+
+    /// Writes f16 numbers, given as their bits, as f32.
+    ///
+    /// # Panics
+    /// Where the lengths differ.
+    pub(crate) fn widen(self, halves: &[u16], out: &mut [f32]) {
+        assert!(halves.len() == out.len());
+        match self {
+            // SAFETY: `detect` has seen the features.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 | Self::Avx2 => unsafe { widen_f16c(halves, out) },
+            // f16 is its bits without a promise to bytemuck.
+            _ => halves.reinterpret_cast::<f16>().convert_to_f32_slice(out),
+        }
+    }
+}
+
+/// The crate `half` does this too, but calls a function for every eight numbers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx,f16c")]
+fn widen_f16c(halves: &[u16], out: &mut [f32]) {
+    use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
+    let (whole, rest) = halves.as_chunks::<8>();
+    let (out, out_rest) = out.as_chunks_mut::<8>();
+    for (eight, out) in whole.iter().zip(out) {
+        // SAFETY: eight numbers are read and written.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(eight.as_ptr().cast()))) };
+    }
+    for (&half, out) in rest.iter().zip(out_rest) {
+        *out = f16::from_bits(half).to_f32();
     }
 }
 

@@ -1,7 +1,7 @@
 use crate::{
     best::Best,
     build::{Source, build},
-    container::{self, Part},
+    container::Part,
     exact::{check_lengths, prepare},
     ivf,
     options::Options,
@@ -12,7 +12,7 @@ use crate::{
 };
 use magray_plugin_api::{
     CallContext, Capabilities, CreateVectorIndex, Hit, Host, IdFilter, IndexSpec, IndexStats, MemoryUse,
-    Metric, Result, SearchParams, VectorIndex,
+    Result, SearchParams, VectorIndex,
 };
 use std::{
     fmt,
@@ -358,7 +358,7 @@ impl Native {
             k,
             rescore: self.rescore(&options, k, params).min(sealed.places()),
             probes,
-            accept: &accept,
+            accept: (filter.is_some() || rows.dead_count > 0).then_some(&accept),
             threads: self.host.threads(),
         };
         if passing <= options.exact_below.min(sealed.rows() / SPARSE) || passing <= request.rescore {

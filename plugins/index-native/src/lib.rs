@@ -13,9 +13,11 @@
 
 mod best;
 mod build;
+mod candidates;
 mod container;
 mod exact;
 mod index;
+#[allow(dead_code, unused_imports, reason = "what a graph needs of it")]
 mod int8;
 mod ivf;
 mod options;

@@ -11,6 +11,7 @@ pub(crate) const LANES: usize = 16;
 /// One dimension of [`LANES`] vectors.
 pub(crate) type Lane = [f32; LANES];
 
+
 /// Rounds of signs and transform.
 const ROUNDS: usize = 4;
 
@@ -35,7 +36,7 @@ impl Rotation {
     /// # Panics
     /// Where the tile has another width.
     #[inline(always)]
-    pub(crate) fn apply(&self, tile: &mut [Lane]) {
+    pub(crate) fn apply<const L: usize>(&self, tile: &mut [[f32; L]]) {
         assert!(tile.len() == self.width);
         // The greatest power of two that fits.
         let span = 1 << self.width.ilog2();
@@ -58,7 +59,7 @@ impl Rotation {
 
 /// The Walsh-Hadamard transform, which keeps lengths; the tile's length is a power of two.
 #[inline(always)]
-fn hadamard(tile: &mut [Lane]) {
+fn hadamard<const L: usize>(tile: &mut [[f32; L]]) {
     let length = tile.len();
     let mut half = 1;
     while half < length {
@@ -73,7 +74,7 @@ fn hadamard(tile: &mut [Lane]) {
 }
 
 #[inline(always)]
-fn butterfly(a: &mut Lane, b: &mut Lane, scale: f32) {
+fn butterfly<const L: usize>(a: &mut [f32; L], b: &mut [f32; L], scale: f32) {
     for (a, b) in a.iter_mut().zip(b) {
         (*a, *b) = ((*a + *b) * scale, (*a - *b) * scale);
     }
@@ -110,6 +111,9 @@ mod tests {
             tile.iter_mut().flatten().for_each(|v| *v = (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0);
             let before = tile.clone();
             Rotation::new(width, seed).apply(&mut tile);
+            let mut alone: Vec<[f32; 1]> = before.iter().map(|lane| [lane[3]]).collect();
+            Rotation::new(width, seed).apply(&mut alone);
+            prop_assert!(alone.iter().zip(&tile).all(|(one, lane)| one[0] == lane[3]));
             for b in 0..LANES {
                 let (turned, kept) = (dot(&tile, 0, b), dot(&before, 0, b));
                 prop_assert!((turned - kept).abs() < 1e-4 * width as f64, "{turned}, not {kept}");

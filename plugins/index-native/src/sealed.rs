@@ -3,14 +3,14 @@
 use crate::{
     best::Best,
     build,
+    candidates::Candidates,
     container::{Container, Part},
     int8::{self, Quantizer},
     options::Options,
     parallel,
-    rabitq::{self, Kernel, ROWS, Scan, Target},
+    rabitq::{self, Accept, Kernel, ROWS, Scan, Target},
     rotation::{LANES, Rotation},
 };
-use half::{f16, slice::HalfFloatSliceExt};
 use magray_plugin_api::{CallContext, Error, ErrorCode, Hit, IndexSpec, Metric, Result};
 use std::{ops::Range, path::Path};
 
@@ -45,7 +45,7 @@ pub(crate) struct Request<'a> {
     /// How many lists are scanned, where there are lists.
     pub(crate) probes: usize,
     /// Which places may be found.
-    pub(crate) accept: &'a (dyn Fn(usize) -> bool + Sync),
+    pub(crate) accept: Option<Accept<'a>>,
     pub(crate) threads: usize,
 }
 
@@ -128,9 +128,7 @@ impl Sealed {
         if self.is_wide() {
             out.copy_from_slice(&self.container.part(Part::Originals)[range]);
         } else {
-            let halves: &[u16] = &self.container.part(Part::Originals)[range];
-            // f16 is a u16 without a promise to bytemuck.
-            halves_of(halves).convert_to_f32_slice(out);
+            self.kernel.widen(&self.container.part(Part::Originals)[range], out);
         }
         self.container.part(Part::Scales).get(place).copied().unwrap_or(1.0)
     }
@@ -231,23 +229,25 @@ impl Sealed {
 
     /// What the scan looks up for each query.
     fn tables(&self, queries: &[Vec<f32>]) -> Vec<rabitq::Query> {
-        let mut tile = vec![[0.0; LANES]; 32 * rabitq::words(self.spec.dim)];
-        let mut rotated = vec![0.0; tile.len()];
-        let mut tables = Vec::with_capacity(queries.len());
-        for queries in queries.chunks(LANES) {
-            tile.fill([0.0; LANES]);
-            for (lane, query) in queries.iter().enumerate() {
-                for ((dim, q), center) in tile.iter_mut().zip(query).zip(self.quantizer.center()) {
-                    dim[lane] = q - center;
-                }
-            }
-            self.kernel.rotate(&self.rotation, &mut tile);
-            for lane in 0..queries.len() {
-                rotated.iter_mut().zip(&tile).for_each(|(v, dim)| *v = dim[lane]);
-                tables.push(rabitq::Query::new(&rotated));
+        let width = 32 * rabitq::words(self.spec.dim);
+        if let [query] = queries {
+            return self.tables_of(std::slice::from_ref(query), &mut vec![[0.0]; width]);
+        }
+        let mut tile = vec![[0.0; LANES]; width];
+        queries.chunks(LANES).flat_map(|queries| self.tables_of(queries, &mut tile)).collect()
+    }
+
+    /// The tables of at most `L` queries.
+    fn tables_of<const L: usize>(&self, queries: &[Vec<f32>], tile: &mut [[f32; L]]) -> Vec<rabitq::Query> {
+        tile.fill([0.0; L]);
+        for (lane, query) in queries.iter().enumerate() {
+            for ((dim, q), center) in tile.iter_mut().zip(query).zip(self.quantizer.center()) {
+                dim[lane] = q - center;
             }
         }
-        tables
+        self.kernel.rotate(&self.rotation, tile);
+        let lane = |lane: usize| tile.iter().map(|dim| dim[lane]).collect::<Vec<_>>();
+        (0..queries.len()).map(|at| rabitq::Query::new(&lane(at))).collect()
     }
 
     fn scan_flat(
@@ -256,8 +256,8 @@ impl Sealed {
         request: &Request<'_>,
         tables: &[rabitq::Query],
         blocks: Range<usize>,
-    ) -> Result<Vec<Best>> {
-        let mut found = vec![Best::new(request.rescore); tables.len()];
+    ) -> Result<Vec<Candidates>> {
+        let mut found = vec![Candidates::new(request.rescore); tables.len()];
         let scan = self.scan();
         // A few milliseconds of work between two looks at the context.
         let step = ((32 << 20) / (scan.words * ROWS * tables.len().max(1))).max(64);
@@ -279,7 +279,7 @@ impl Sealed {
         request: &Request<'_>,
         queries: &[Vec<f32>],
         tables: &[rabitq::Query],
-    ) -> Result<Vec<Best>> {
+    ) -> Result<Vec<Candidates>> {
         let scan = self.scan();
         let centroids: &[f32] = self.container.part(Part::Centroids);
         let starts: &[u32] = self.container.part(Part::Starts);
@@ -295,7 +295,7 @@ impl Sealed {
                 };
                 nearest.push(Hit::new(list, base));
             }
-            let mut found = Best::new(request.rescore);
+            let mut found = Candidates::new(request.rescore);
             for list in nearest.into_sorted() {
                 let at = list.id as usize;
                 let blocks = starts[at] as usize..starts[at + 1] as usize;
@@ -308,8 +308,8 @@ impl Sealed {
     }
 
     /// Scores what a scan found by the int8 codes, and the best of that by the originals.
-    fn rescore(&self, request: &Request<'_>, query: &[f32], found: Best) -> Vec<Hit> {
-        let mut places: Vec<u32> = found.into_hits().into_iter().map(|hit| hit.id as u32).collect();
+    fn rescore(&self, request: &Request<'_>, query: &[f32], found: Candidates) -> Vec<Hit> {
+        let mut places = found.into_places();
         let exact = EXACT.0 * request.k + EXACT.1;
         if places.len() > exact
             && let Some(codes) = self.codes()
@@ -318,16 +318,15 @@ impl Sealed {
             self.quantizer.push_query(self.spec.metric, query, &mut queries);
             let mut dots = vec![0; places.len()];
             self.byte_kernel.dots(&codes, queries.get(0), &places, &mut dots);
-            let mut best = Best::new(exact);
+            let mut best = Candidates::new(exact);
             for (&place, dot) in places.iter().zip(dots) {
                 let score = match self.spec.metric {
                     Metric::L2 => dot - codes.half()[place as usize],
                     _ => dot,
                 };
-                best.push(Hit::new(place.into(), score as f32));
+                best.push(score as f32, place as usize);
             }
-            places.clear();
-            places.extend(best.into_hits().into_iter().map(|hit| hit.id as u32));
+            places = best.into_places();
         }
         let mut row = vec![0.0; self.spec.dim];
         let mut best = Best::new(request.k);
@@ -338,10 +337,4 @@ impl Sealed {
         }
         best.into_sorted()
     }
-}
-
-/// The same numbers by their type.
-fn halves_of(bits: &[u16]) -> &[f16] {
-    use half::slice::HalfBitsSliceExt;
-    bits.reinterpret_cast()
 }

@@ -9,7 +9,7 @@ use crate::rotation::{Lane, Rotation};
 use std::{arch::x86_64::*, ops::Range};
 
 pub(super) fn detected() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 /// # Safety
@@ -36,7 +36,7 @@ pub(super) unsafe fn encode(
 /// # Safety
 /// [`detected`].
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn rotate(rotation: &Rotation, tile: &mut [Lane]) {
+pub(super) unsafe fn rotate<const L: usize>(rotation: &Rotation, tile: &mut [[f32; L]]) {
     rotation.apply(tile);
 }
 

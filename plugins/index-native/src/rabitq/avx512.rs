@@ -10,6 +10,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 pub(super) fn detected() -> bool {
     is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("f16c")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vbmi")
@@ -40,7 +41,7 @@ pub(super) unsafe fn encode(
 /// # Safety
 /// [`detected`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
-pub(super) unsafe fn rotate(rotation: &Rotation, tile: &mut [Lane]) {
+pub(super) unsafe fn rotate<const L: usize>(rotation: &Rotation, tile: &mut [[f32; L]]) {
     rotation.apply(tile);
 }
 
@@ -57,28 +58,34 @@ impl Strip for Avx512 {
         out: &mut [[[f32; ROWS]; B]; Q],
     ) -> [u64; Q] {
         let words = bits.len() / B;
+        assert!(bits.len() == B * words && factors.len() == B);
+        assert!(queries.iter().all(|query| query.tables.len() == words));
         let mut masks = [0; Q];
-        // SAFETY: the caller vouches for the registers; every pointer is of an element that indexing has
-        // checked, a `Word`, half a `Table` or sixteen factors, which are 64 bytes each.
+        // SAFETY: the caller vouches for the registers; the lengths are as asserted, and a `Word`, half a
+        // `Table` and sixteen factors are 64 bytes each.
         unsafe {
             // An index of six bits: the nibble, and above it which byte of the word it is of.
             let nibble = _mm512_set1_epi32(0x0F0F_0F0F);
             let byte = _mm512_set1_epi32(0x3020_1000);
             let ones = _mm512_set1_epi8(1);
             let mut sums = [[_mm512_setzero_si512(); B]; Q];
+            let tables = queries.map(|query| query.tables.as_ptr());
             for w in 0..words {
                 let (mut low, mut high) = ([ones; B], [ones; B]);
                 for b in 0..B {
-                    let codes = _mm512_loadu_si512((&raw const bits[b * words + w]).cast());
+                    let codes = bits.as_ptr().add(b * words + w);
+                    // A strip is several streams of a few lines, which the processor does not foresee.
+                    _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(B * words).cast());
+                    let codes = _mm512_loadu_si512(codes.cast());
                     // (codes & nibble) | byte
                     low[b] = _mm512_ternarylogic_epi32::<0xEA>(codes, nibble, byte);
                     high[b] =
                         _mm512_ternarylogic_epi32::<0xEA>(_mm512_srli_epi32::<4>(codes), nibble, byte);
                 }
                 for q in 0..Q {
-                    let table = &queries[q].tables[w];
-                    let of_low = _mm512_load_si512((&raw const table.low).cast());
-                    let of_high = _mm512_load_si512((&raw const table.high).cast());
+                    let table = tables[q].add(w);
+                    let of_low = _mm512_load_si512((&raw const (*table).low).cast());
+                    let of_high = _mm512_load_si512((&raw const (*table).high).cast());
                     for b in 0..B {
                         let entries = _mm512_add_epi8(
                             _mm512_permutexvar_epi8(low[b], of_low),

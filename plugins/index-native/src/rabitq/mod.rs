@@ -27,7 +27,8 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use scan::{Scan, Target};
+
+pub(crate) use scan::{Accept, Scan, Target};
 
 use crate::rotation::{LANES, Lane, Rotation};
 use bytemuck::{Pod, Zeroable};
@@ -119,7 +120,7 @@ impl Kernel {
     }
 
     /// Turns the vectors of a tile, `q - g` of queries.
-    pub(crate) fn rotate(self, rotation: &Rotation, tile: &mut [Lane]) {
+    pub(crate) fn rotate<const L: usize>(self, rotation: &Rotation, tile: &mut [[f32; L]]) {
         match self {
             // SAFETY: `detect` has seen the features.
             #[cfg(target_arch = "x86_64")]
@@ -221,4 +222,22 @@ impl Query {
         }
         Self { tables, mul: 2.0 * step, add: 2.0 * least - rotated.iter().sum::<f32>() }
     }
+}
+
+/// Every kernel that this processor can run.
+#[cfg(test)]
+pub(crate) fn kernels() -> Vec<Kernel> {
+    let mut kernels = vec![Kernel::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if avx2::detected() {
+            kernels.push(Kernel::Avx2);
+        }
+        if avx512::detected() {
+            kernels.push(Kernel::Avx512);
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    kernels.push(Kernel::Neon);
+    kernels
 }

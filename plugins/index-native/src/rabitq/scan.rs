@@ -1,8 +1,7 @@
 //! Passing over blocks with several queries at once.
 
 use super::{Factors, Kernel, Query, ROWS, Word, scalar::Scalar};
-use crate::best::Best;
-use magray_plugin_api::Hit;
+use crate::candidates::Candidates;
 use std::ops::Range;
 
 /// Blocks whose estimates are made together.
@@ -10,6 +9,9 @@ const STRIP: usize = 4;
 
 /// Bytes of codes that all queries pass over before the next ones are read: half a second-level cache.
 const CHUNK_BYTES: usize = 256 << 10;
+
+/// Tells which places may be found.
+pub(crate) type Accept<'a> = &'a (dyn Fn(usize) -> bool + Sync);
 
 /// The codes to scan.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +30,7 @@ pub(crate) struct Scan<'a> {
 pub(crate) struct Target<'a> {
     pub(crate) query: &'a Query,
     pub(crate) base: f32,
-    pub(crate) found: &'a mut Best,
+    pub(crate) found: &'a mut Candidates,
 }
 
 /// Estimates of `B` blocks for `Q` queries at once.
@@ -49,8 +51,8 @@ pub(super) trait Strip {
 }
 
 impl Scan<'_> {
-    /// Offers each row of the blocks to every target as a hit whose id is the row's place, counted from
-    /// the begin of the codes. Only places that `accept` lets through are taken.
+    /// Offers each row of the blocks to every target by its place, counted from the begin of the codes.
+    /// Only places that `accept` lets through are taken.
     ///
     /// # Panics
     /// Where the blocks are none of these codes or a query is of another width.
@@ -58,7 +60,7 @@ impl Scan<'_> {
         &self,
         blocks: Range<usize>,
         targets: &mut [Target<'_>],
-        accept: &(dyn Fn(usize) -> bool + Sync),
+        accept: Option<Accept<'_>>,
     ) {
         assert!(blocks.end <= self.factors.len() && self.bits.len() == self.factors.len() * self.words);
         assert!(targets.iter().all(|target| target.query.tables.len() == self.words));
@@ -87,7 +89,7 @@ impl Scan<'_> {
 /// What is done with the estimates of a chunk.
 pub(super) struct Sift<'a> {
     scan: &'a Scan<'a>,
-    accept: &'a (dyn Fn(usize) -> bool + Sync),
+    accept: Option<Accept<'a>>,
 }
 
 impl Sift<'_> {
@@ -157,8 +159,9 @@ impl Sift<'_> {
                 mask &= mask - 1;
                 let (place, estimate) = (at * ROWS + row, estimates[q][row / ROWS][row % ROWS]);
                 // The threshold rises while the strip is worked off.
-                if estimate >= targets[q].found.threshold() && (self.accept)(place) {
-                    targets[q].found.push(Hit::new(place as u64, estimate));
+                if estimate >= targets[q].found.threshold() && self.accept.is_none_or(|accept| accept(place))
+                {
+                    targets[q].found.push(estimate, place);
                 }
             }
         }
