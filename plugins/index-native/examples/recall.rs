@@ -34,7 +34,12 @@ fn recall(ann: &Ann, hits: &[Hit]) -> f64 {
 
 /// Recall, and queries per second of processor time, in batches of `batch`: the best of several rounds,
 /// for other programs on the machine only ever slow it down.
-fn measure(ann: &Ann, index: &Native, batch: usize, params: SearchParams) -> magray_plugin_api::Result<(f64, f64)> {
+fn measure(
+    ann: &Ann,
+    index: &Native,
+    batch: usize,
+    params: SearchParams,
+) -> magray_plugin_api::Result<(f64, f64)> {
     let queries = ann.queries.len() / ann.dim;
     let mut hits = vec![Hit::NONE; queries * K];
     let mut best = 0.0f64;
@@ -81,7 +86,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let mut params = SearchParams::with_ef(ef);
                 params.rescore = rescore;
                 let (recall, rate) = measure(&ann, &index, batch, params)?;
-                println!("{name}, ef {ef}, rescore {rescore}: recall@{K} {recall:.4}, {rate:.0} queries/CPU-s");
+                println!(
+                    "{name}, ef {ef}, rescore {rescore}: recall@{K} {recall:.4}, {rate:.0} queries/CPU-s"
+                );
             }
         }
         index.warm_up(&Cx::free())?;

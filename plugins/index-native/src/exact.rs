@@ -58,7 +58,9 @@ fn widen_f16c(halves: &[u16], out: &mut [f32]) {
     let (out, out_rest) = out.as_chunks_mut::<8>();
     for (eight, out) in whole.iter().zip(out) {
         // SAFETY: eight numbers are read and written.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(eight.as_ptr().cast()))) };
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(eight.as_ptr().cast())))
+        };
     }
     for (&half, out) in rest.iter().zip(out_rest) {
         *out = f16::from_bits(half).to_f32();

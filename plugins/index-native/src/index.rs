@@ -348,9 +348,8 @@ impl Native {
         let options = self.options();
         let passing = filter.map_or(u64::MAX, |filter| filter.count()).min(sealed.rows() as u64) as usize;
         let ids = sealed.ids();
-        let accept = |place: usize| {
-            !rows.is_dead(place) && filter.is_none_or(|filter| filter.contains(ids[place]))
-        };
+        let accept =
+            |place: usize| !rows.is_dead(place) && filter.is_none_or(|filter| filter.contains(ids[place]));
         // Of the rows that a filter lets through few may be in the nearest lists.
         let probes = self.probes(&options, sealed, params) * sealed.rows() / passing.max(1);
         let request = Request {

@@ -38,9 +38,8 @@ pub(crate) fn map<P: Send, R: Send>(
     };
     thread::scope(|scope| {
         // Where the system has no thread to give, the others do the work.
-        let helpers: Vec<_> = (1..threads)
-            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, worker).ok())
-            .collect();
+        let helpers: Vec<_> =
+            (1..threads).filter_map(|_| thread::Builder::new().spawn_scoped(scope, worker).ok()).collect();
         let own = worker();
         helpers.into_iter().fold(own, |before, helper| {
             before.and(helper.join().unwrap_or_else(|panic| resume_unwind(panic)))

@@ -11,7 +11,6 @@ pub(crate) const LANES: usize = 16;
 /// One dimension of [`LANES`] vectors.
 pub(crate) type Lane = [f32; LANES];
 
-
 /// Rounds of signs and transform.
 const ROUNDS: usize = 4;
 
@@ -50,7 +49,9 @@ impl Rotation {
                 hadamard(&mut tile[self.width - span..]);
                 if span < self.width {
                     let (low, high) = tile.split_at_mut(self.width / 2);
-                    low.iter_mut().zip(high).for_each(|(a, b)| butterfly(a, b, std::f32::consts::FRAC_1_SQRT_2));
+                    low.iter_mut()
+                        .zip(high)
+                        .for_each(|(a, b)| butterfly(a, b, std::f32::consts::FRAC_1_SQRT_2));
                 }
             }
         }

@@ -201,10 +201,8 @@ impl Sealed {
             let parts: Vec<Range<usize>> =
                 (0..blocks).step_by(part).map(|begin| begin..blocks.min(begin + part)).collect();
             let tables = self.tables(request.queries);
-            let mut parts = parallel::map(threads, parts, |part| {
-                self.scan_flat(cx, request, &tables, part)
-            })?
-            .into_iter();
+            let mut parts =
+                parallel::map(threads, parts, |part| self.scan_flat(cx, request, &tables, part))?.into_iter();
             let mut found = parts.next().unwrap_or_default();
             for part in parts {
                 found.iter_mut().zip(part).for_each(|(all, part)| all.merge(part));

@@ -130,7 +130,8 @@ fn equal_rows_are_found_by_the_lowest_ids() {
         let vectors = points(2, 1, 48).repeat(400);
         index.upsert(&Cx::free(), &(0..400).rev().collect::<Vec<u64>>(), &vectors).unwrap();
         for index in [&index, &saved_and_opened(&index, options)] {
-            let found: Vec<u64> = search(index, &vectors[..48], 5, None)[0].iter().map(|hit| hit.id).collect();
+            let found: Vec<u64> =
+                search(index, &vectors[..48], 5, None)[0].iter().map(|hit| hit.id).collect();
             assert_eq!(found, [0, 1, 2, 3, 4], "{layout:?}");
         }
     }

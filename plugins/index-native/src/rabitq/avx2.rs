@@ -70,9 +70,8 @@ impl Strip for Avx2 {
             }
             for q in 0..Q {
                 // SAFETY: as above.
-                let mask = unsafe {
-                    estimate(&sums[q], &factors[b], queries[q], base[q], least[q], &mut out[q][b])
-                };
+                let mask =
+                    unsafe { estimate(&sums[q], &factors[b], queries[q], base[q], least[q], &mut out[q][b]) };
                 masks[q] |= u64::from(mask) << (b * ROWS);
             }
         }
@@ -106,10 +105,8 @@ unsafe fn add_words<const Q: usize>(
                     let table = &queries[q].tables[at + w];
                     let of_low = _mm256_loadu_si256(table.low[from..from + 32].as_ptr().cast());
                     let of_high = _mm256_loadu_si256(table.high[from..from + 32].as_ptr().cast());
-                    let entries = _mm256_add_epi8(
-                        _mm256_shuffle_epi8(of_low, low),
-                        _mm256_shuffle_epi8(of_high, high),
-                    );
+                    let entries =
+                        _mm256_add_epi8(_mm256_shuffle_epi8(of_low, low), _mm256_shuffle_epi8(of_high, high));
                     pair[q] = _mm256_add_epi16(pair[q], entries);
                     upper[q] = _mm256_add_epi16(upper[q], _mm256_srli_epi16::<8>(entries));
                 }

@@ -79,8 +79,7 @@ impl Strip for Avx512 {
                     let codes = _mm512_loadu_si512(codes.cast());
                     // (codes & nibble) | byte
                     low[b] = _mm512_ternarylogic_epi32::<0xEA>(codes, nibble, byte);
-                    high[b] =
-                        _mm512_ternarylogic_epi32::<0xEA>(_mm512_srli_epi32::<4>(codes), nibble, byte);
+                    high[b] = _mm512_ternarylogic_epi32::<0xEA>(_mm512_srli_epi32::<4>(codes), nibble, byte);
                 }
                 for q in 0..Q {
                     let table = tables[q].add(w);

@@ -27,7 +27,6 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-
 pub(crate) use scan::{Accept, Scan, Target};
 
 use crate::rotation::{LANES, Lane, Rotation};

@@ -52,12 +52,7 @@ impl Strip for Neon {
 
 /// Adds the entries of at most [`FLUSH`] words of a block, of which the first is word `at`.
 #[inline(always)]
-fn add_words<const Q: usize>(
-    codes: &[Word],
-    at: usize,
-    queries: [&Query; Q],
-    sums: &mut [[u32; ROWS]; Q],
-) {
+fn add_words<const Q: usize>(codes: &[Word], at: usize, queries: [&Query; Q], sums: &mut [[u32; ROWS]; Q]) {
     // SAFETY: NEON is there; a word is 64 bytes, a half of a table too, and the sums are stored into
     // arrays of their size.
     unsafe {

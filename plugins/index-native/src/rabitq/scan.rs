@@ -56,12 +56,7 @@ impl Scan<'_> {
     ///
     /// # Panics
     /// Where the blocks are none of these codes or a query is of another width.
-    pub(crate) fn run(
-        &self,
-        blocks: Range<usize>,
-        targets: &mut [Target<'_>],
-        accept: Option<Accept<'_>>,
-    ) {
+    pub(crate) fn run(&self, blocks: Range<usize>, targets: &mut [Target<'_>], accept: Option<Accept<'_>>) {
         assert!(blocks.end <= self.factors.len() && self.bits.len() == self.factors.len() * self.words);
         assert!(targets.iter().all(|target| target.query.tables.len() == self.words));
         let chunk = (CHUNK_BYTES / (self.words * size_of::<Word>())).next_multiple_of(STRIP);
@@ -113,7 +108,11 @@ impl Sift<'_> {
     /// # Safety
     /// As [`Sift::each_strip`].
     #[inline(always)]
-    unsafe fn strips<S: Strip, const Q: usize>(&self, blocks: Range<usize>, mut targets: [&mut Target<'_>; Q]) {
+    unsafe fn strips<S: Strip, const Q: usize>(
+        &self,
+        blocks: Range<usize>,
+        mut targets: [&mut Target<'_>; Q],
+    ) {
         // Four queries with four blocks would not fit the registers.
         let mut at = blocks.start;
         // SAFETY: the caller's.

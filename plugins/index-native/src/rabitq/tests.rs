@@ -134,7 +134,11 @@ fn odd_queries() {
         for kernel in kernels() {
             let mut found = Candidates::new(4);
             let target = Target { query: &query, base: 0.0, found: &mut found };
-            Scan { kernel, words: 2, bits: &coded.bits, factors: &coded.factors }.run(0..2, &mut [target], None);
+            Scan { kernel, words: 2, bits: &coded.bits, factors: &coded.factors }.run(
+                0..2,
+                &mut [target],
+                None,
+            );
             assert!(found.into_sorted_places().len() <= 4);
         }
     }
