@@ -1,0 +1,598 @@
+//! The loops over bytes, compiled for the instruction sets that a CPU may have and picked at run time.
+
+use super::{Codes, Query};
+
+/// Which instructions do the work. All give the same numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// AVX-512 with VNNI: 64 products an instruction.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// Plain loops: what the others are tested against.
+    Portable,
+}
+
+impl Kernel {
+    /// All that this CPU can run, the fastest first.
+    pub(crate) fn available() -> impl Iterator<Item = Self> {
+        [
+            #[cfg(target_arch = "x86_64")]
+            (Self::Vnni, vnni()),
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx2, is_x86_feature_detected!("avx2")),
+            #[cfg(target_arch = "aarch64")]
+            (Self::Neon, true),
+            (Self::Portable, true),
+        ]
+        .into_iter()
+        .filter_map(|(kernel, here)| here.then_some(kernel))
+    }
+
+    /// The fastest for this CPU.
+    pub(crate) fn detect() -> Self {
+        Self::available().next().unwrap_or(Self::Portable)
+    }
+
+    /// The name for reports.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
+            Self::Portable => "portable",
+        }
+    }
+
+    /// Writes the dot product of `query` with each row of `ids` into `out`. Rows are asked of memory
+    /// ahead, so many ids at once are better than many calls.
+    ///
+    /// # Panics
+    /// Where an id is no row, or the lengths or widths differ.
+    #[inline]
+    pub(crate) fn dots(self, codes: &Codes<'_>, query: Query<'_>, ids: &[u32], out: &mut [i32]) {
+        assert!(ids.len() == out.len() && query.values.len() == codes.stride);
+        // SAFETY: `available` found what the kernel needs, and the widths are equal.
+        unsafe { dots(self, codes, query, ids, out) }
+    }
+
+    /// Writes the values of a code into `values` and returns their sum.
+    ///
+    /// # Panics
+    /// Where the lengths differ.
+    #[inline]
+    pub(super) fn signed(self, code: &[u8], values: &mut [i8]) -> i32 {
+        assert!(code.len() == values.len());
+        // SAFETY: `available` found what the kernel needs.
+        unsafe { signed(self, code, values) }
+    }
+
+    /// Writes the code of `row` and zeros up to its end; returns its squared length.
+    ///
+    /// # Panics
+    /// Where `center` is not as wide as the row, or the code is narrower.
+    pub(super) fn encode(self, row: &[f32], center: &[f32], scale: f32, code: &mut [u8]) -> i32 {
+        assert!(row.len() == center.len() && row.len() <= code.len());
+        // SAFETY: `available` found what the kernel needs.
+        unsafe { encode(self, row, center, scale, code) }
+    }
+
+    /// Writes `out[r * 32 + c]`, the dot products of the rows of `values` `[m, stride]` with the 32
+    /// columns of one panel.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit.
+    #[inline]
+    pub(super) fn multiply(self, panel: &[u8], values: &[i8], offsets: &[i32], out: &mut [i32], step: usize) {
+        let m = offsets.len();
+        let stride = panel.len() / COLUMNS;
+        assert!(panel.len() == stride * COLUMNS && stride.is_multiple_of(super::LANE));
+        assert!(values.len() == m * stride && step >= COLUMNS);
+        assert!(m == 0 || out.len() >= (m - 1) * step + COLUMNS);
+        // SAFETY: `available` found what the kernel needs, and the lengths fit.
+        unsafe { multiply(self, panel, values, offsets, out, step) }
+    }
+
+    /// Finds among the first `count` columns those with the smallest `half - dot`, but for column
+    /// `skip`, and writes that and the column into `nearest`, sorted; `(i32::MAX, u32::MAX)` where
+    /// there are fewer.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit, or are no multiple of 16.
+    pub(crate) fn nearest(
+        self,
+        dots: &[i32],
+        half: &[i32],
+        count: usize,
+        skip: usize,
+        nearest: &mut [(i32, u32)],
+    ) {
+        assert!(dots.len() == half.len() && dots.len().is_multiple_of(16) && count <= dots.len());
+        // SAFETY: `available` found what the kernel needs.
+        unsafe { self::nearest(self, dots, half, count, skip, nearest) }
+    }
+}
+
+/// Columns of a panel.
+pub(super) const COLUMNS: usize = 32;
+
+/// Rows that are asked of memory ahead of the one that is compared. Measured: 4 to 6 are best.
+const AHEAD: usize = 4;
+
+#[cfg(target_arch = "x86_64")]
+fn vnni() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx2")
+}
+
+/// Asks memory for what will be read soon.
+#[inline(always)]
+pub(crate) fn prefetch<T>(what: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of_val(what)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: it reads nothing, and any CPU of this architecture has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(what.as_ptr().cast::<i8>().wrapping_add(line)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = what;
+}
+
+/// A register of sums, each of which gains the products of four bytes at a time.
+///
+/// Every method is unsafe for one reason: the CPU must have the registers. `codes` and `values` read
+/// four bytes a sum from the pointer, `splat` reads four bytes.
+pub(super) trait Lanes: Copy {
+    /// Sums in a register.
+    const SUMS: usize;
+    /// Whether `add_products` takes codes for what they are and not for what they stand for.
+    const BIASED: bool;
+    /// Rows of a tile: with two registers a row, as many as there are registers for.
+    const ROWS: usize;
+    /// Codes, made ready to be multiplied.
+    type Codes: Copy;
+    /// Values, made ready to be multiplied.
+    type Values: Copy;
+    /// A register of this sum.
+    unsafe fn all(sum: i32) -> Self;
+    unsafe fn codes(from: *const u8) -> Self::Codes;
+    unsafe fn values(from: *const i8) -> Self::Values;
+    unsafe fn splat(from: *const i8) -> Self::Values;
+    unsafe fn add_products(self, codes: Self::Codes, values: Self::Values) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sum(self) -> i32;
+    unsafe fn store(self, to: *mut i32);
+}
+
+/// Defines a function that runs `$wide` for the registers of a kernel, or `$portable`, each compiled
+/// for the kernel's instructions.
+///
+/// The functions are unsafe for one reason more than their bodies: the CPU must have the kernel.
+macro_rules! by_kernel {
+    (fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $wide:path, $portable:path;) => {
+        #[inline]
+        unsafe fn $name(kernel: Kernel, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2")]
+            unsafe fn vnni($($arg: $ty),*) $(-> $ret)? {
+                use $wide as body;
+                // SAFETY: the caller's.
+                unsafe { body::<super::x86::Vnni>($($arg),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2")]
+            unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
+                use $wide as body;
+                // SAFETY: the caller's.
+                unsafe { body::<super::x86::Avx2>($($arg),*) }
+            }
+            // SAFETY: the caller's.
+            unsafe {
+                match kernel {
+                    #[cfg(target_arch = "x86_64")]
+                    Kernel::Vnni => vnni($($arg),*),
+                    #[cfg(target_arch = "x86_64")]
+                    Kernel::Avx2 => avx2($($arg),*),
+                    #[cfg(target_arch = "aarch64")]
+                    Kernel::Neon => {
+                        use $wide as body;
+                        body::<super::neon::Neon>($($arg),*)
+                    }
+                    Kernel::Portable => $portable($($arg),*),
+                }
+            }
+        }
+    };
+}
+
+by_kernel! {
+    fn dots(codes: &Codes<'_>, query: Query<'_>, ids: &[u32], out: &mut [i32]) = wide::dots, plain::dots;
+}
+by_kernel! {
+    fn signed(code: &[u8], values: &mut [i8]) -> i32 = wide::signed, plain::signed;
+}
+by_kernel! {
+    fn encode(row: &[f32], center: &[f32], scale: f32, code: &mut [u8]) -> i32 = wide::encode, plain::encode;
+}
+by_kernel! {
+    fn multiply(panel: &[u8], values: &[i8], offsets: &[i32], out: &mut [i32], step: usize)
+        = wide::multiply, plain::multiply;
+}
+by_kernel! {
+    fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nearest: &mut [(i32, u32)])
+        = wide::nearest, plain::nearest;
+}
+
+/// What runs on registers. Loops instead of closures: a closure has not the features of the function
+/// around it.
+mod wide {
+    use super::{AHEAD, COLUMNS, Codes, Lanes, Query, plain};
+
+    /// # Safety
+    /// The CPU has the registers, and the query is as wide as the rows.
+    #[inline(always)]
+    pub(super) unsafe fn dots<V: Lanes>(codes: &Codes<'_>, query: Query<'_>, ids: &[u32], out: &mut [i32]) {
+        // SAFETY: `row` gives slices as wide as the query; any address may be asked for.
+        unsafe {
+            for &id in ids.iter().take(AHEAD) {
+                super::prefetch(codes.row(id as usize));
+            }
+            for (at, (&id, out)) in ids.iter().zip(out).enumerate() {
+                if let Some(&next) = ids.get(at + AHEAD) {
+                    super::prefetch(codes.row(next as usize));
+                }
+                *out = dot::<V>(codes.row(id as usize), query);
+            }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has the registers, and the row is as wide as the query, a multiple of 64.
+    #[inline(always)]
+    unsafe fn dot<V: Lanes>(row: &[u8], query: Query<'_>) -> i32 {
+        debug_assert!(row.len() == query.values.len() && row.len().is_multiple_of(4 * V::SUMS));
+        let (row, values, len) = (row.as_ptr(), query.values.as_ptr(), row.len());
+        let width = 4 * V::SUMS;
+        // SAFETY: `at` stays a register short of the end, of which row and query have a multiple.
+        unsafe {
+            let mut sums = [V::all(0); 4];
+            let mut at = 0;
+            while at + 4 * width <= len {
+                for (part, sum) in sums.iter_mut().enumerate() {
+                    let at = at + part * width;
+                    *sum = sum.add_products(V::codes(row.add(at)), V::values(values.add(at)));
+                }
+                at += 4 * width;
+            }
+            let mut part = 0;
+            while at < len {
+                sums[part] = sums[part].add_products(V::codes(row.add(at)), V::values(values.add(at)));
+                at += width;
+                part += 1;
+            }
+            let sum = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
+            if V::BIASED { sum.wrapping_sub(query.offset) } else { sum }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has the registers, and the lengths are as [`super::Kernel::multiply`] says.
+    #[inline(always)]
+    pub(super) unsafe fn multiply<V: Lanes>(
+        panel: &[u8],
+        values: &[i8],
+        offsets: &[i32],
+        out: &mut [i32],
+        step: usize,
+    ) {
+        let (m, stride) = (offsets.len(), panel.len() / COLUMNS);
+        for column in (0..COLUMNS).step_by(2 * V::SUMS) {
+            let mut row = 0;
+            while row < m {
+                let rows = if m - row >= V::ROWS { V::ROWS } else { 1 };
+                // SAFETY: `row + rows <= m` rows of values and offsets, and two registers of columns
+                // from `column` on are inside the panel and a row of `out`.
+                unsafe {
+                    let panel = panel.as_ptr().add(4 * column);
+                    let values = values.as_ptr().add(row * stride);
+                    let offsets = offsets.as_ptr().add(row);
+                    let out = out.as_mut_ptr().add(row * step + column);
+                    match rows {
+                        8 => tile::<V, 8>(panel, values, offsets, out, stride, step),
+                        4 => tile::<V, 4>(panel, values, offsets, out, stride, step),
+                        _ => tile::<V, 1>(panel, values, offsets, out, stride, step),
+                    }
+                }
+                row += rows;
+            }
+        }
+    }
+
+    /// `R` rows of values with two registers of columns.
+    ///
+    /// # Safety
+    /// The CPU has the registers; `panel` has `stride / 4` groups of four bytes of each of 32 columns,
+    /// of which those of two registers are read; `values` has `R` rows of `stride`, `offsets` `R`
+    /// numbers, and `out` room for two registers at each of `R` steps.
+    #[inline(always)]
+    unsafe fn tile<V: Lanes, const R: usize>(
+        panel: *const u8,
+        values: *const i8,
+        offsets: *const i32,
+        out: *mut i32,
+        stride: usize,
+        step: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [[V::all(0); 2]; R];
+            if V::BIASED {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    *sums = [V::all((*offsets.add(row)).wrapping_neg()); 2];
+                }
+            }
+            for group in 0..stride / 4 {
+                let at = panel.add(group * 4 * COLUMNS);
+                let columns = [V::codes(at), V::codes(at.add(4 * V::SUMS))];
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let value = V::splat(values.add(row * stride + group * 4));
+                    sums[0] = sums[0].add_products(columns[0], value);
+                    sums[1] = sums[1].add_products(columns[1], value);
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                let out = out.add(row * step);
+                sums[0].store(out);
+                sums[1].store(out.add(V::SUMS));
+            }
+        }
+    }
+
+    /// The compiler makes registers of this one.
+    #[inline(always)]
+    pub(super) unsafe fn signed<V: Lanes>(code: &[u8], values: &mut [i8]) -> i32 {
+        plain::signed(code, values)
+    }
+
+    /// The compiler makes registers of this one.
+    #[inline(always)]
+    pub(super) unsafe fn encode<V: Lanes>(row: &[f32], center: &[f32], scale: f32, code: &mut [u8]) -> i32 {
+        plain::encode(row, center, scale, code)
+    }
+
+    /// The compiler makes registers of this one.
+    #[inline(always)]
+    pub(super) unsafe fn nearest<V: Lanes>(
+        dots: &[i32],
+        half: &[i32],
+        count: usize,
+        skip: usize,
+        nearest: &mut [(i32, u32)],
+    ) {
+        plain::nearest(dots, half, count, skip, nearest);
+    }
+}
+
+/// What runs anywhere.
+mod plain {
+    use super::{COLUMNS, Codes, Query};
+
+    pub(super) fn dots(codes: &Codes<'_>, query: Query<'_>, ids: &[u32], out: &mut [i32]) {
+        for (&id, out) in ids.iter().zip(out) {
+            let products = codes.row(id as usize).iter().zip(query.values);
+            *out = products.map(|(&code, &value)| (i32::from(code) - 128) * i32::from(value)).sum();
+        }
+    }
+
+    pub(super) fn multiply(panel: &[u8], values: &[i8], offsets: &[i32], out: &mut [i32], step: usize) {
+        let stride = panel.len() / COLUMNS;
+        for row in 0..offsets.len() {
+            let values = &values[row * stride..][..stride];
+            let out = &mut out[row * step..][..COLUMNS];
+            out.fill(0);
+            for (group, values) in panel.chunks_exact(4 * COLUMNS).zip(values.chunks_exact(4)) {
+                for (codes, out) in group.chunks_exact(4).zip(&mut *out) {
+                    for (&code, &value) in codes.iter().zip(values) {
+                        *out += (i32::from(code) - 128) * i32::from(value);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The code 0, which no vector has, is taken for 1: values stay within -127..=127.
+    #[inline(always)]
+    pub(super) fn signed(code: &[u8], values: &mut [i8]) -> i32 {
+        let mut sum = 0;
+        for (value, &code) in values.iter_mut().zip(code) {
+            *value = (code.max(1) ^ 0x80) as i8;
+            sum += i32::from(*value);
+        }
+        sum
+    }
+
+    #[inline(always)]
+    pub(super) fn encode(row: &[f32], center: &[f32], scale: f32, code: &mut [u8]) -> i32 {
+        /// 1.5 * 2^23: added to a number below 2^22 it leaves the rounded number in the low bits.
+        const ROUND: f32 = 12_582_912.0;
+        let mut square = 0;
+        let (front, tail) = code.split_at_mut(row.len());
+        for ((code, &v), &center) in front.iter_mut().zip(row).zip(center) {
+            let value = (((v - center) * scale).clamp(-127.0, 127.0) + ROUND).to_bits() as u8 as i8;
+            *code = value as u8 ^ 0x80;
+            square += i32::from(value) * i32::from(value);
+        }
+        tail.fill(0x80);
+        square
+    }
+
+    #[inline(always)]
+    pub(super) fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nearest: &mut [(i32, u32)]) {
+        nearest.fill((i32::MAX, u32::MAX));
+        let Some(last) = nearest.len().checked_sub(1) else { return };
+        let blocks = dots.as_chunks::<16>().0.iter().zip(half.as_chunks::<16>().0);
+        for (block, (dots, half)) in blocks.enumerate() {
+            // Most blocks have nothing; to see that takes a few instructions.
+            let limit = nearest[last].0;
+            let mut distances = [0; 16];
+            let mut any = false;
+            for at in 0..16 {
+                distances[at] = half[at].wrapping_sub(dots[at]);
+                any |= distances[at] < limit;
+            }
+            if !any {
+                continue;
+            }
+            for (at, &distance) in distances.iter().enumerate() {
+                let column = 16 * block + at;
+                if distance < nearest[last].0 && column < count && column != skip {
+                    let mut place = last;
+                    while place > 0 && nearest[place - 1].0 > distance {
+                        nearest[place] = nearest[place - 1];
+                        place -= 1;
+                    }
+                    nearest[place] = (distance, column as u32);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::int8::{Panels, Queries, stride};
+    use proptest::prelude::*;
+
+    /// `n` bytes, half of them extreme ones.
+    fn bytes(n: usize, seed: u64) -> Vec<u8> {
+        let mut state = seed | 1;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state >> 32
+        };
+        let extremes = [0, 1, 128, 255];
+        (0..n)
+            .map(|_| match random() % 8 {
+                extreme @ 0..4 => extremes[extreme as usize],
+                _ => random() as u8,
+            })
+            .collect()
+    }
+
+    proptest! {
+        /// Every kernel gives the numbers of the definition, for extreme values too.
+        #[test]
+        fn all_kernels_agree(lanes in 1usize..14, n in 0usize..70, m in 0usize..20, seed: u64) {
+            let width = lanes * 64;
+            let codes = bytes((n + m) * width, seed);
+            let rows = codes.len() / width;
+            let half = vec![0; rows];
+            let codes = Codes::new(width, &codes, &half).unwrap();
+            let columns: Vec<u32> = (m as u32..rows as u32).collect();
+            let value = |code: u8| i32::from((code.max(1) ^ 0x80) as i8);
+            let stored = |code: u8| i32::from(code) - 128;
+            let want = |query: usize, column: u32| -> i32 {
+                let pairs = codes.row(query).iter().zip(codes.row(column as usize));
+                pairs.map(|(&a, &b)| value(a) * stored(b)).sum()
+            };
+            for kernel in Kernel::available() {
+                let mut queries = Queries::new(width);
+                (0..m).for_each(|row| codes.push_query(kernel, row, &mut queries));
+                let mut panels = Panels::new(width);
+                panels.pack(&codes, &columns);
+                let step = panels.padded();
+                let mut product = vec![0; m * step];
+                panels.dots(kernel, &queries, 0..m, &mut product);
+                let mut dots = vec![0; columns.len()];
+                for query in 0..m {
+                    kernel.dots(&codes, queries.get(query), &columns, &mut dots);
+                    for (at, &column) in columns.iter().enumerate() {
+                        prop_assert_eq!(dots[at], want(query, column), "{:?}", kernel);
+                        prop_assert_eq!(product[query * step + at], want(query, column), "{:?}", kernel);
+                    }
+                }
+            }
+        }
+
+        /// Every kernel makes the same codes.
+        #[test]
+        fn all_kernels_encode_alike(
+            (row, center) in (1usize..200).prop_flat_map(|dim| {
+                let number = prop_oneof![-1.0f32..1.0, Just(f32::MAX), Just(f32::MIN), Just(0.0)];
+                (prop::collection::vec(number, dim), prop::collection::vec(-1.0f32..1.0, dim))
+            }),
+            scale in 0.1f32..500.0,
+        ) {
+            for kernel in Kernel::available() {
+                let mut code = vec![7; stride(row.len())];
+                let square = kernel.encode(&row, &center, scale, &mut code);
+                for (at, &code) in code.iter().enumerate() {
+                    let value = row.get(at).map_or(0.0, |v| (v - center[at]) * scale);
+                    let want = value.clamp(-127.0, 127.0).round_ties_even();
+                    prop_assert_eq!(f32::from(code) - 128.0, want, "{:?}", kernel);
+                }
+                let want: i32 = code.iter().map(|&code| (i32::from(code) - 128).pow(2)).sum();
+                prop_assert_eq!(square, want);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_kernels_find_the_nearest(
+            pairs in prop::collection::vec((-50i32..50, -50i32..50), 0..80),
+            k in 0usize..20,
+            skip in 0usize..100,
+        ) {
+            let count = pairs.len();
+            let mut dots: Vec<i32> = pairs.iter().map(|pair| pair.0).collect();
+            let mut half: Vec<i32> = pairs.iter().map(|pair| pair.1).collect();
+            let mut want: Vec<(i32, u32)> = (0..count)
+                .filter(|&column| column != skip)
+                .map(|column| (half[column] - dots[column], column as u32))
+                .collect();
+            want.sort_unstable();
+            want.resize(k.max(want.len()), (i32::MAX, u32::MAX));
+            want.truncate(k);
+            // What lies beyond the columns would be nearer than all.
+            dots.resize(count.next_multiple_of(16), 1000);
+            half.resize(count.next_multiple_of(16), -1000);
+            for kernel in Kernel::available() {
+                let mut nearest = vec![(7, 7); k];
+                kernel.nearest(&dots, &half, count, skip, &mut nearest);
+                prop_assert_eq!(&nearest, &want, "{:?}", kernel);
+            }
+        }
+    }
+
+    /// The widest rows of the most extreme values: no sum may overflow.
+    #[test]
+    fn the_widest_rows_fit() {
+        let width = crate::int8::MAX_DIM;
+        let codes: Vec<u8> = [1, 255].iter().flat_map(|&code| vec![code; width]).collect();
+        let half = vec![127 * 127 * width as i32 / 2; 2];
+        let codes = Codes::new(width, &codes, &half).unwrap();
+        for kernel in Kernel::available() {
+            let mut queries = Queries::new(width);
+            codes.push_query(kernel, 0, &mut queries);
+            let mut dots = [0; 2];
+            kernel.dots(&codes, queries.get(0), &[0, 1], &mut dots);
+            let square = 127 * 127 * width as i32;
+            assert_eq!(dots, [square, -square], "{kernel:?}");
+            assert_eq!(half[0] + half[1] - dots[1], 2 * square, "{kernel:?}");
+        }
+    }
+}
