@@ -191,7 +191,7 @@ fn main() {
             let found = graph.search(&mut scorer, ef, &mut scratch);
             compared += scorer.1;
             scored.clear();
-            for candidate in found.iter().take((ef / 2).max(20)) {
+            for candidate in found.iter().take(28) {
                 let row = &base[candidate.row as usize * dim..][..dim];
                 let near = match metric {
                     Metric::L2 => dot(row, row) / 2.0 - dot(row, query),

@@ -2,7 +2,6 @@
 //! scored again exactly.
 
 #[allow(dead_code, unused_imports, reason = "in the making")]
-#[allow(dead_code, unused_imports, reason = "in the making")]
 mod graph;
 #[allow(dead_code, unused_imports, reason = "in the making")]
 mod int8;

@@ -43,7 +43,7 @@ pub(crate) struct Params {
 
 impl Default for Params {
     fn default() -> Self {
-        Self { degree: 32, passes: 4, nearest: 10, leaf: 512, seed: 0x6d61_6772_6179 }
+        Self { degree: 32, passes: 8, nearest: 16, leaf: 1024, seed: 0x6d61_6772_6179 }
     }
 }
 
@@ -162,7 +162,8 @@ fn scatter(n: usize, degree: usize, rows: &[u32], local: &[u32]) -> Vec<u32> {
 /// for every place to be reached from one of them.
 fn entries(neighbors: &[u32], degree: usize, seed: u64) -> Vec<u32> {
     let n = neighbors.len() / degree;
-    let mut chosen: Vec<bool> = (0..n as u64).map(|place| mix(seed ^ place) % SPARSER == 0).collect();
+    let mut chosen: Vec<bool> =
+        (0..n as u64).map(|place| mix(seed ^ place).is_multiple_of(SPARSER)).collect();
     let mut reached = vec![false; n];
     let mut stack: Vec<u32> = Vec::new();
     let mut reach = |from: usize, reached: &mut [bool]| {

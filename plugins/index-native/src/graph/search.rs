@@ -8,7 +8,7 @@ use std::{
 };
 
 /// How many of a layer above are where the search of the layer below begins.
-const BEAM: usize = 8;
+const BEAM: usize = 4;
 
 /// A row and how far it is from the query, by what a [`Scorer`] measures.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -156,6 +156,10 @@ impl Layer<'_> {
         let n = self.len();
         scratch.places.clear();
         for &next in self.neighbors(place) {
+            // Beyond its neighbours a row is its own.
+            if next == place {
+                break;
+            }
             // A damaged file may name what is not there; `see` leaves that out.
             if scratch.see(n, next) {
                 scratch.places.push(next);

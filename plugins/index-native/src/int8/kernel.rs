@@ -589,8 +589,8 @@ mod tests {
                 let mut against = vec![0; m];
                 for (at, &column) in columns.iter().enumerate() {
                     kernel.against(codes.row(column as usize), &queries, 0..m, &mut against);
-                    for query in 0..m {
-                        prop_assert_eq!(against[query], want(query, column), "{:?} {}", kernel, at);
+                    for (query, &got) in against.iter().enumerate() {
+                        prop_assert_eq!(got, want(query, column), "{:?} {}", kernel, at);
                     }
                 }
                 for query in 0..m {
