@@ -193,6 +193,7 @@ pub(crate) const CPU: &str = library!("magray_embed_cpu_plugin");
 pub(crate) const ONNX: &str = library!("magray_embed_onnx_plugin");
 pub(crate) const FLAT: &str = library!("magray_index_flat_plugin");
 pub(crate) const HNSW: &str = library!("magray_index_hnsw_plugin");
+pub(crate) const NATIVE: &str = library!("magray_index_native_plugin");
 pub(crate) const LRU: &str = library!("magray_cache_lru_plugin");
 pub(crate) const CHAOS: &str = library!("magray_chaos_plugin");
 pub(crate) const CRASH: &str = library!("magray_crash_plugin");

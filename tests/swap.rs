@@ -1,5 +1,5 @@
 //! One line of TOML, or one flag, swaps each of the three kinds of plugin.
-use crate::support::{CHAOS, CPU, FLAT, HNSW, Home, LRU, Ran};
+use crate::support::{CHAOS, CPU, FLAT, HNSW, Home, LRU, NATIVE, Ran};
 
 #[test]
 fn built_in_and_loaded_plugins_are_listed_with_what_they_are() {
@@ -11,6 +11,7 @@ fn built_in_and_loaded_plugins_are_listed_with_what_they_are() {
         "magray-index-hnsw",
         "magray-embed-cpu",
         "magray-index-flat",
+        "magray-index-native",
         "built in",
         HNSW,
         "sha256",
@@ -31,16 +32,17 @@ fn built_in_and_loaded_plugins_are_listed_with_what_they_are() {
 #[test]
 fn a_library_wins_over_the_built_in_of_the_same_name() {
     let home = Home::new();
-    for library in [CPU, FLAT, LRU] {
+    for library in [CPU, FLAT, NATIVE, LRU] {
         home.install(library);
     }
     let config = home.file("seal-at-once.toml", "[memory.index]\nseal_after = 1\n");
     let config = config.to_str().expect("UTF-8");
     home.run(&["--config", config, "add", "through libraries"]).expect(0);
     assert_eq!(home.search(&["--config", config, "libraries"]), ["through libraries"]);
+    assert_eq!(home.search(&["--config", config, "--index", "native", "libraries"]), ["through libraries"]);
     // The trial of each file is on record only where it was really loaded.
     let trials = std::fs::read_to_string(home.data().join("plugins/trials.json")).expect("trials");
-    for library in [CPU, FLAT, LRU] {
+    for library in [CPU, FLAT, NATIVE, LRU] {
         assert!(trials.contains(library), "{trials}");
     }
 }
@@ -61,6 +63,27 @@ fn a_flag_swaps_the_index() {
     assert!(stats["layers"][1]["sealed"].as_u64() >= Some(1000), "{stats}");
 }
 
+/// Built in; with so few records it would compare each of them, were it not told to go by its codes.
+#[test]
+fn native_finds_what_flat_finds() {
+    let home = Home::new();
+    let lines: Vec<String> = (0..1200).map(|i| format!("entry {i} says {}", i * i)).collect();
+    let options = "{ exact_below = 0 }";
+    let by_codes = format!("[memory.index.profiles.native]\nplugin = \"native\"\noptions = {options}\n");
+    let config = home.file("native.toml", by_codes);
+    let native = ["--config", config.to_str().expect("UTF-8"), "--index", "native"];
+    let run = |arguments: &[&str]| [&native[..], arguments].concat();
+    home.run_with_stdin(&run(&["add", "--lines", "-", "-q"]), lines.join("\n").as_bytes()).expect(0);
+    for query in ["entry 77 says 5929", "what says 1000000"] {
+        let found = home.json(&run(&["search", query, "-k", "3"]));
+        let flat = home.json(&["--index", "flat", "search", query, "-k", "3"]);
+        assert_eq!((&found["index"], &flat["index"]), (&"native".into(), &"flat".into()));
+        assert_eq!(found["hits"][0]["id"], flat["hits"][0]["id"], "{query}");
+    }
+    let stats = home.json(&run(&["stats"]));
+    assert!(stats["layers"][1]["sealed"].as_u64() >= Some(1000), "{stats}");
+}
+
 #[test]
 fn a_line_of_toml_swaps_each_kind() {
     let home = Home::new();
@@ -69,6 +92,7 @@ fn a_line_of_toml_swaps_each_kind() {
     for (key, profile, field) in [
         ("ai.embedding", "chaos", Some("backend")),
         ("memory.index", "hnsw", Some("index")),
+        ("memory.index", "native", Some("index")),
         ("memory.cache", "chaos", None),
     ] {
         let file = home.file(&format!("{key}.toml"), format!("[{key}]\nprofile = \"{profile}\"\n"));

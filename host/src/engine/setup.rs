@@ -98,6 +98,7 @@ const LINKED: &[&Plugin] = &[
     #[cfg(feature = "cpu")]
     &magray_embed_cpu::PLUGIN,
     &magray_index_flat::PLUGIN,
+    &magray_index_native::PLUGIN,
     &magray_cache_lru::PLUGIN,
 ];
 

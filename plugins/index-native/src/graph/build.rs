@@ -70,7 +70,7 @@ impl Space<'_> {
     }
 }
 
-/// Builds the graph of `codes` with up to `threads` threads, as [`super::Graph::open`] reads it.
+/// Builds the graph of `codes` with up to `threads` threads, as [`super::Outline`] reads it.
 ///
 /// Neighbours are near by distance. Under [`Metric::Dot`](magray_plugin_api::Metric::Dot) that would
 /// lose the long vectors, which have the greatest products. There `lift` gives each row one more

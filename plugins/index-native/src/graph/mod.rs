@@ -25,7 +25,9 @@ mod search;
 mod tests;
 
 pub(crate) use build::{Params, build};
-pub(crate) use search::{ByCodes, Candidate, Scorer, Scratch};
+pub(crate) use search::{ByCodes, Scratch};
+
+use std::ops::Range;
 
 /// Set in an id in [`Scratch`] whose neighbours have been looked at; so there are fewer rows than this.
 const EXPANDED: u32 = 1 << 31;
@@ -39,15 +41,23 @@ const HEADER: usize = 16;
 /// The most neighbours of a row.
 pub(crate) const MAX_DEGREE: usize = 256;
 
-/// A graph in its sections.
+/// Where the parts of a section lie; see the table above.
+#[derive(Clone, Debug)]
+pub(crate) struct Outline {
+    degree: usize,
+    neighbors: Range<usize>,
+    /// The rows of each upper layer; its neighbours follow.
+    upper: Vec<Range<usize>>,
+    twins: Range<usize>,
+}
+
+/// A graph that is ready to be walked.
 #[derive(Clone, Debug)]
 pub(crate) struct Graph<'a> {
     degree: usize,
-    /// `[n, degree]`; a row with fewer neighbours is its own neighbour.
     neighbors: &'a [u32],
-    /// The layers above, from the lowest to the top.
+    /// From the lowest to the top.
     upper: Vec<Upper<'a>>,
-    /// Pairs of a row and a row with the same code, sorted.
     twins: &'a [[u32; 2]],
 }
 
@@ -60,51 +70,65 @@ struct Upper<'a> {
     neighbors: &'a [u32],
 }
 
-impl<'a> Graph<'a> {
-    /// The graph of `n` rows that [`build`] made; `None` where it cannot be that.
-    pub(crate) fn open(n: usize, section: &'a [u32]) -> Option<Self> {
-        let (header, rest) = section.split_at_checked(HEADER)?;
-        let [degree, upper, twins] = [0, 1, 2].map(|at| header[at] as usize);
+impl Outline {
+    /// Looks at the section of a graph of `n` rows; `None` where it cannot be one that [`build`] made.
+    pub(crate) fn read(n: usize, section: &[u32]) -> Option<Self> {
+        let [degree, upper_len, twins] = [0, 1, 2].map(|at| section.get(at).map(|&v| v as usize));
+        let (degree, upper_len, twins) = (degree?, upper_len?, twins?);
         if n > MAX_ROWS || !(1..=MAX_DEGREE).contains(&degree) {
             return None;
         }
-        let (neighbors, rest) = rest.split_at_checked(n.checked_mul(degree)?)?;
-        let (upper, rest) = rest.split_at_checked(upper)?;
-        let (pairs, odd) = rest.as_chunks::<2>();
-        let fits = odd.is_empty()
-            && pairs.len() == twins
-            && pairs.is_sorted()
-            && pairs.iter().all(|pair| pair[0] < pair[1] && (pair[1] as usize) < n);
-        if !fits {
+        let neighbors = HEADER..HEADER.checked_add(n.checked_mul(degree)?)?;
+        let upper_end = neighbors.end.checked_add(upper_len)?;
+        let twins = upper_end..upper_end.checked_add(twins.checked_mul(2)?)?;
+        if twins.end != section.len() {
             return None;
         }
-        let twins = pairs;
-        let mut graph = Self { degree, neighbors, upper: Vec::new(), twins };
-        let mut rest = upper;
-        let mut below = n;
-        while let Some((&len, section)) = rest.split_first() {
-            let len = len as usize;
-            let size = len.checked_mul(degree + 1)?;
-            let (layer, others) = section.split_at_checked(size)?;
-            let (rows, neighbors) = layer.split_at(len);
-            let sound = len <= below
-                && rows.is_sorted_by(|a, b| a < b)
-                && rows.last().is_some_and(|&last| (last as usize) < n)
-                && neighbors.iter().all(|&place| (place as usize) < len);
+        let (pairs, _) = section[twins.clone()].as_chunks::<2>();
+        if !pairs.is_sorted() || !pairs.iter().all(|pair| pair[0] < pair[1] && (pair[1] as usize) < n) {
+            return None;
+        }
+        let mut upper = Vec::new();
+        let (mut at, mut below) = (neighbors.end, n);
+        while at < upper_end {
+            let len = section[at] as usize;
+            let rows = at + 1..(at + 1).checked_add(len)?;
+            let end = rows.end.checked_add(len.checked_mul(degree)?)?;
+            if len > below || end > upper_end {
+                return None;
+            }
+            let (layer, places) = section[rows.start..end].split_at(len);
+            let sound = layer.is_sorted_by(|a, b| a < b)
+                && layer.last().is_some_and(|&last| (last as usize) < n)
+                && places.iter().all(|&place| (place as usize) < len);
             if !sound {
                 return None;
             }
-            graph.upper.push(Upper { rows, neighbors });
-            (rest, below) = (others, len);
+            upper.push(rows);
+            (at, below) = (end, len);
         }
-        Some(graph)
+        Some(Self { degree, neighbors, upper, twins })
     }
 
-    /// The number of rows, twins among them.
-    pub(crate) fn len(&self) -> usize {
-        self.neighbors.len() / self.degree
+    /// The graph in the section that was read.
+    ///
+    /// # Panics
+    /// Where it is another section that is shorter.
+    pub(crate) fn graph<'a>(&self, section: &'a [u32]) -> Graph<'a> {
+        let layer = |rows: &Range<usize>| Upper {
+            rows: &section[rows.clone()],
+            neighbors: &section[rows.end..][..rows.len() * self.degree],
+        };
+        Graph {
+            degree: self.degree,
+            neighbors: &section[self.neighbors.clone()],
+            upper: self.upper.iter().map(layer).collect(),
+            twins: section[self.twins.clone()].as_chunks().0,
+        }
     }
+}
 
+impl<'a> Graph<'a> {
     /// The rows with the same code as `row`, where it is the one that is in the graph.
     fn twins(&self, row: u32) -> impl Iterator<Item = u32> + use<'a> {
         let first = self.twins.partition_point(|pair| pair[0] < row);

@@ -21,9 +21,6 @@ const BLOCK: usize = 8;
 /// Rows that a thread assigns to leaders at a time.
 const ROWS: usize = 4096;
 
-/// Rows that are asked of memory ahead.
-const AHEAD: usize = 8;
-
 /// For each of `rows` the near ones of every pass, `[m, passes, nearest]`: places in `rows`.
 ///
 /// Each place is in one part of a pass, so every number is written by one thread; the atomics are

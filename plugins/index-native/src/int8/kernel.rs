@@ -38,19 +38,6 @@ impl Kernel {
         Self::available().next().unwrap_or(Self::Portable)
     }
 
-    /// The name for reports.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Vnni => "avx512-vnni",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "avx2",
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => "neon",
-            Self::Portable => "portable",
-        }
-    }
-
     /// Writes the dot product of `query` with each row of `ids` into `out`. Rows are asked of memory
     /// ahead, so many ids at once are better than many calls.
     ///

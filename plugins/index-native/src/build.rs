@@ -1,0 +1,347 @@
+//! Sealing: making codes of rows and laying them out.
+
+use crate::{
+    container::{Container, MAX_PLACES, Part, Shape, anonymous},
+    graph,
+    int8::{self, Quantizer},
+    ivf::{self, Lists},
+    options::{Layout, Options},
+    parallel,
+    rabitq::{self, Factors, Kernel, ROWS, Word},
+    rotation::{LANES, Rotation},
+    sealed::Sealed,
+    staged::Staged,
+};
+use half::{f16, slice::HalfFloatSliceExt};
+use magray_plugin_api::{CallContext, Error, ErrorCode, IndexSpec, Metric, Result};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// From so many rows on, the layout `auto` takes lists.
+const AUTO_IVF: usize = 300_000;
+
+/// Blocks that a thread encodes between two looks at the context: some milliseconds.
+const PART: usize = 64;
+
+/// The rows to seal: those of an earlier seal that are left, and those that were staged since.
+pub(crate) struct Source<'a> {
+    spec: IndexSpec,
+    sealed: Option<&'a Sealed>,
+    staged: &'a Staged,
+    /// By ascending id: the id, and the place of the row among the sealed ones or, behind these, its
+    /// number among the staged ones.
+    rows: Vec<(u64, usize)>,
+}
+
+impl<'a> Source<'a> {
+    /// `dead` tells which sealed places are gone.
+    pub(crate) fn new(
+        spec: IndexSpec,
+        sealed: Option<&'a Sealed>,
+        dead: impl Fn(usize) -> bool,
+        staged: &'a Staged,
+    ) -> Self {
+        let places = sealed.map_or(0, Sealed::places);
+        let ids = sealed.map_or(&[][..], Sealed::ids);
+        let old = ids.iter().enumerate().filter(|&(place, &id)| id != u64::MAX && !dead(place));
+        let new = (0..staged.len()).map(|row| (staged.id(row), places + row));
+        let mut rows: Vec<(u64, usize)> = old.map(|(place, &id)| (id, place)).chain(new).collect();
+        rows.sort_unstable();
+        // Of a damaged file only.
+        rows.dedup_by_key(|row| row.0);
+        Self { spec, sealed, staged, rows }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Reads the vector of row `at` as it is stored, and its scale.
+    fn read(&self, at: usize, out: &mut [f32]) -> f32 {
+        let place = self.rows[at].1;
+        match self.sealed {
+            Some(sealed) if place < sealed.places() => sealed.read(place, out),
+            sealed => {
+                let (row, scale) = self.staged.row(place - sealed.map_or(0, Sealed::places));
+                out.copy_from_slice(row);
+                scale
+            }
+        }
+    }
+
+    /// Reads the vector of row `at` as it is encoded: of length 1 under cosine.
+    pub(crate) fn read_scaled(&self, at: usize, out: &mut [f32]) {
+        let scale = self.read(at, out);
+        if scale != 1.0 {
+            out.iter_mut().for_each(|v| *v *= scale);
+        }
+    }
+
+    /// Whether some number is none that f16 can hold.
+    fn is_wide(&self) -> bool {
+        let mut halves = vec![f16::ZERO; 4096];
+        let mut back = vec![0.0; 4096];
+        self.sealed.is_some_and(Sealed::is_wide)
+            || self.staged.vectors().chunks(4096).any(|numbers| {
+                let (halves, back) = (&mut halves[..numbers.len()], &mut back[..numbers.len()]);
+                halves.convert_from_f32_slice(numbers);
+                halves.convert_to_f32_slice(back);
+                back != numbers
+            })
+    }
+
+    /// Rows at even distances, as they are encoded, `[n, dim]` row-major with at most `limit` rows.
+    pub(crate) fn sample(&self, limit: usize) -> Vec<f32> {
+        let count = self.len().min(limit);
+        let mut sample = vec![0.0; count * self.spec.dim];
+        for (i, row) in sample.chunks_exact_mut(self.spec.dim).enumerate() {
+            self.read_scaled(i * self.len() / count, row);
+        }
+        sample
+    }
+}
+
+/// A part of the places of a new index, with what is to be written for them.
+struct Slice<'a> {
+    /// The number of the first block.
+    block: usize,
+    ids: &'a mut [u64],
+    scales: &'a mut [f32],
+    factors: &'a mut [Factors],
+    bits: &'a mut [Word],
+    half: &'a mut [i32],
+    codes: &'a mut [u8],
+    originals: &'a mut [u8],
+}
+
+/// What all threads that encode need.
+struct Encoder<'a> {
+    spec: IndexSpec,
+    kernel: Kernel,
+    byte_kernel: int8::Kernel,
+    source: &'a Source<'a>,
+    quantizer: &'a Quantizer,
+    rotation: &'a Rotation,
+    lists: Option<&'a Lists>,
+    wide: bool,
+}
+
+/// How many lists an index of so many rows has; 0 where the codes are not in lists.
+pub(crate) fn lists(options: &Options, rows: usize) -> usize {
+    match options.layout {
+        Layout::Auto if rows < AUTO_IVF => 0,
+        Layout::Flat | Layout::Graph => 0,
+        Layout::Auto | Layout::Ivf if options.lists == 0 => ivf::auto_lists(rows).min(rows),
+        Layout::Auto | Layout::Ivf => options.lists.min(rows),
+    }
+}
+
+/// Seals the rows of `source` in the layout of the options.
+///
+/// # Errors
+/// `CANCELLED`, `DEADLINE`, `OUT_OF_MEMORY`; `UNSUPPORTED` for more rows than a place can number.
+pub(crate) fn build(
+    cx: &dyn CallContext,
+    threads: usize,
+    kernel: Kernel,
+    options: &Options,
+    source: &Source<'_>,
+) -> Result<Sealed> {
+    let (spec, rows) = (source.spec, source.len());
+    if rows.next_multiple_of(ROWS) > MAX_PLACES {
+        let message = format!("{rows} vectors are more than one index holds; partition them");
+        return Err(Error::new(ErrorCode::UNSUPPORTED, message));
+    }
+    let quantizer = Quantizer::fit(spec.dim, &source.sample(int8::SAMPLE));
+    let lists = match lists(options, rows) {
+        0 => None,
+        count => Some(ivf::lists(cx, threads, count, options.seed, source, &quantizer)?),
+    };
+    let lists = lists.as_ref();
+    let graph = match options.layout {
+        Layout::Graph => graph_of(cx, threads, options.seed, source, &quantizer)?,
+        _ => Vec::new(),
+    };
+    let shape = Shape {
+        rows,
+        places: lists.map_or(rows.next_multiple_of(ROWS), |lists| lists.places.len()),
+        lists: lists.map_or(0, Lists::count),
+        graph_bytes: graph.len() * size_of::<u32>(),
+        seed: options.seed,
+        wide: source.is_wide(),
+        scale: quantizer.scale(),
+    };
+    let rotation = Rotation::new(32 * rabitq::words(spec.dim), shape.seed);
+    let byte_kernel = int8::Kernel::detect();
+    let mut container = Container::new(spec, shape)?;
+    let Some(mut parts) = container.parts_mut() else {
+        return Err(Error::new(ErrorCode::INTERNAL, "the memory of a new index is not its own"));
+    };
+    numbers(&mut parts, Part::Center).copy_from_slice(quantizer.center());
+    numbers(&mut parts, Part::Graph).copy_from_slice(&graph);
+    drop(graph);
+    if let Some(lists) = lists {
+        numbers(&mut parts, Part::Centroids).copy_from_slice(&lists.centroids);
+        numbers(&mut parts, Part::Starts).copy_from_slice(&lists.starts);
+        let order: &mut [u32] = numbers(&mut parts, Part::Order);
+        for (place, &row) in (0..).zip(&lists.places) {
+            if let Some(entry) = order.get_mut(row as usize) {
+                *entry = place;
+            }
+        }
+    }
+    let encoder = Encoder {
+        spec,
+        kernel,
+        byte_kernel,
+        source,
+        quantizer: &quantizer,
+        rotation: &rotation,
+        lists,
+        wide: shape.wide,
+    };
+    let done = AtomicUsize::new(0);
+    parallel::map(threads, encoder.slices(parts), |slice| {
+        cx.check()?;
+        let rows = slice.ids.len();
+        encoder.encode(slice);
+        cx.progress((done.fetch_add(rows, Ordering::Relaxed) + rows) as u64, shape.places as u64);
+        Ok(())
+    })?;
+    // What is staged was checked, so numbers that are none can only come from a damaged file.
+    Sealed::new(spec, kernel, container).ok_or_else(|| {
+        Error::new(ErrorCode::CORRUPT_DATA, "the vectors of the index are damaged; it must be built anew")
+    })
+}
+
+/// The section of a graph of the rows. It takes codes of its own and leaves them: to make them again
+/// costs a fiftieth of a graph, and so all of the index can be laid out once its size is known.
+fn graph_of(
+    cx: &dyn CallContext,
+    threads: usize,
+    seed: u64,
+    source: &Source<'_>,
+    quantizer: &Quantizer,
+) -> Result<Vec<u32>> {
+    let (dim, n, kernel) = (source.spec.dim, source.len(), int8::Kernel::detect());
+    let stride = int8::stride(dim);
+    let (mut codes, mut half) = (anonymous(n * stride)?, vec![0; n]);
+    // Squared lengths, and from them what makes all rows equally long.
+    let mut lift = vec![0.0f32; n];
+    let places = PART * ROWS;
+    let slices = codes.chunks_mut(places * stride).zip(half.chunks_mut(places)).zip(lift.chunks_mut(places));
+    parallel::map(threads, slices.enumerate().collect(), |(part, ((codes, half), squares))| {
+        cx.check()?;
+        let mut row = vec![0.0; dim];
+        let rows = codes.chunks_exact_mut(stride).zip(half).zip(squares);
+        for (at, ((code, half), square)) in rows.enumerate() {
+            source.read_scaled(part * places + at, &mut row);
+            *square = row.iter().map(|v| v * v).sum();
+            quantizer.encode(kernel, &row, code, std::slice::from_mut(half));
+        }
+        Ok(())
+    })?;
+    let longest = lift.iter().fold(0.0f32, |longest, &square| longest.max(square));
+    lift.iter_mut().for_each(|square| *square = (longest - *square).sqrt() * quantizer.scale());
+    let Some(codes) = int8::Codes::new(stride, &codes, &half) else {
+        return Err(Error::new(ErrorCode::UNSUPPORTED, format!("a graph of vectors of width {dim}")));
+    };
+    let lift = (source.spec.metric == Metric::Dot).then_some(&*lift);
+    let params = graph::Params { seed, ..graph::Params::default() };
+    graph::build(cx, kernel, codes, lift, &params, threads)
+}
+
+type Parts<'a> = [&'a mut [u8]; Part::ALL.len()];
+
+/// A part as numbers of its type, to write.
+fn numbers<'a, T: bytemuck::Pod>(parts: &mut Parts<'a>, part: Part) -> &'a mut [T] {
+    bytemuck::cast_slice_mut(std::mem::take(&mut parts[part as usize]))
+}
+
+impl Encoder<'_> {
+    fn slices<'a>(&self, mut parts: Parts<'a>) -> Vec<Slice<'a>> {
+        let places = PART * ROWS;
+        let number = if self.wide { 4 } else { 2 };
+        let mut scales = numbers::<f32>(&mut parts, Part::Scales).chunks_mut(places);
+        let mut factors = numbers(&mut parts, Part::Factors).chunks_mut(PART);
+        let mut bits = numbers(&mut parts, Part::Bits).chunks_mut(PART * rabitq::words(self.spec.dim));
+        let mut half = numbers(&mut parts, Part::Half).chunks_mut(places);
+        let mut codes = numbers(&mut parts, Part::Codes).chunks_mut(places * int8::stride(self.spec.dim));
+        let mut originals = numbers(&mut parts, Part::Originals).chunks_mut(places * self.spec.dim * number);
+        let ids = numbers(&mut parts, Part::Ids).chunks_mut(places);
+        ids.enumerate()
+            .map(|(part, ids)| Slice {
+                block: part * PART,
+                ids,
+                // There is none but under cosine.
+                scales: scales.next().unwrap_or_default(),
+                factors: factors.next().unwrap_or_default(),
+                bits: bits.next().unwrap_or_default(),
+                half: half.next().unwrap_or_default(),
+                codes: codes.next().unwrap_or_default(),
+                originals: originals.next().unwrap_or_default(),
+            })
+            .collect()
+    }
+
+    /// The row at a place, if there is one.
+    fn row(&self, place: usize) -> Option<usize> {
+        let row = self.lists.map_or(place, |lists| lists.places[place] as usize);
+        (row < self.source.len()).then_some(row)
+    }
+
+    fn encode(&self, slice: Slice<'_>) {
+        let (dim, words) = (self.spec.dim, rabitq::words(self.spec.dim));
+        let mut tile = vec![[0.0; LANES]; 32 * words];
+        let mut rows = vec![0.0; ROWS * dim];
+        let (center, l2) = (self.quantizer.center(), self.spec.metric == Metric::L2);
+        let mut shift = vec![0.0; dim];
+        let stride = int8::stride(dim);
+        let original = slice.originals.len() / slice.ids.len().max(1);
+        for (b, factors) in slice.factors.iter_mut().enumerate() {
+            let place = b * ROWS;
+            let centroid = self.lists.map_or(center, |lists| lists.centroid(slice.block + b));
+            for ((shift, center), centroid) in shift.iter_mut().zip(center).zip(centroid) {
+                *shift = if l2 { center - centroid } else { *center };
+            }
+            tile.fill([0.0; LANES]);
+            rows.fill(0.0);
+            for (lane, row) in rows.chunks_exact_mut(dim).enumerate() {
+                let at = place + lane;
+                slice.ids[at] = u64::MAX;
+                let Some(number) = self.row(slice.block * ROWS + at) else { continue };
+                slice.ids[at] = self.source.rows[number].0;
+                let scale = self.source.read(number, row);
+                write_original(row, self.wide, &mut slice.originals[at * original..][..original]);
+                if let Some(held) = slice.scales.get_mut(at) {
+                    *held = scale;
+                    row.iter_mut().for_each(|v| *v *= scale);
+                }
+                for ((dim, v), centroid) in tile.iter_mut().zip(&*row).zip(centroid) {
+                    dim[lane] = v - centroid;
+                }
+            }
+            let half = &mut slice.half[place..place + ROWS];
+            let codes = &mut slice.codes[place * stride..(place + ROWS) * stride];
+            self.quantizer.encode(self.byte_kernel, &rows, codes, half);
+            let bits = &mut slice.bits[b * words..(b + 1) * words];
+            let half_square = if l2 { 1.0 } else { 0.0 };
+            *factors = self.kernel.encode(self.rotation, &mut tile, &shift, half_square, bits);
+            for (lane, &id) in slice.ids[place..place + ROWS].iter().enumerate() {
+                if id == u64::MAX {
+                    factors.add[lane] = f32::NEG_INFINITY;
+                    factors.scale[lane] = 0.0;
+                }
+            }
+        }
+    }
+}
+
+fn write_original(row: &[f32], wide: bool, out: &mut [u8]) {
+    if wide {
+        out.copy_from_slice(bytemuck::cast_slice(row));
+    } else {
+        use half::slice::HalfBitsSliceExt;
+        let halves: &mut [u16] = bytemuck::cast_slice_mut(out);
+        halves.reinterpret_cast_mut::<f16>().convert_from_f32_slice(row);
+    }
+}
