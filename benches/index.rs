@@ -3,7 +3,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use magray_benches::Ann;
-use magray_index_flat::{Flat, Options};
+use magray_index_flat::Flat;
+use magray_index_native::Native;
 use magray_plugin_api::{
     CreateVectorIndex, Hit, IdFilter, IndexSpec, Metric, Result, SearchParams, VectorIndex,
 };
@@ -19,40 +20,41 @@ fn search(index: &dyn VectorIndex, queries: &[f32], filter: Option<IdFilter<'_>>
     Ok(hits)
 }
 
-fn flat(c: &mut Criterion) {
+fn indexes(c: &mut Criterion) {
     let ann = match Ann::read("minilm-100k-384-cos") {
         Ok(ann) => ann,
         Err(error) => return eprintln!("skipped: {error}; MAGRAY_DATA names the folder of the data"),
     };
-    run(c, &ann).unwrap_or_else(|error| panic!("{error}"));
+    run::<Flat>(c, "flat", &ann).unwrap_or_else(|error| panic!("{error}"));
+    run::<Native>(c, "native", &ann).unwrap_or_else(|error| panic!("{error}"));
 }
 
-fn run(c: &mut Criterion, ann: &Ann) -> Result<()> {
+fn run<I: CreateVectorIndex<Options: Default>>(c: &mut Criterion, name: &str, ann: &Ann) -> Result<()> {
     let spec = IndexSpec { dim: ann.dim, metric: Metric::Cosine };
     let ids: Vec<u64> = (0..(ann.base.len() / ann.dim) as u64).collect();
     let started = Instant::now();
-    let built = Flat::create(Options {}, spec, HOST)?;
+    let built = I::create(I::Options::default(), spec, HOST)?;
     built.upsert(&Cx::free(), &ids, &ann.base)?;
-    eprintln!("flat: {} vectors stored in {:.1?}", ids.len(), started.elapsed());
+    eprintln!("{name}: {} vectors stored in {:.1?}", ids.len(), started.elapsed());
 
     let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
     let started = Instant::now();
     built.save(&Cx::free(), dir.path())?;
-    eprintln!("flat: saved in {:.1?}", started.elapsed());
+    eprintln!("{name}: saved in {:.1?}", started.elapsed());
     let started = Instant::now();
-    let index = Flat::open(Options {}, spec, dir.path(), HOST)?;
-    eprintln!("flat: opened in {:.1?}, {}", started.elapsed(), index.describe());
+    let index = I::open(I::Options::default(), spec, dir.path(), HOST)?;
+    eprintln!("{name}: opened in {:.1?}, {}", started.elapsed(), index.describe());
     drop(built);
 
     let found: Vec<u64> = search(&index, &ann.queries, None)?.iter().map(|hit| hit.id).collect();
-    eprintln!("flat: recall@{K} {:.4} in one batch of {}", ann.recall(K, &found), found.len() / K);
+    eprintln!("{name}: recall@{K} {:.4} in one batch of {}", ann.recall(K, &found), found.len() / K);
     let mut found = Vec::new();
     for query in ann.queries.chunks_exact(ann.dim).take(100) {
         found.extend(search(&index, query, None)?.iter().map(|hit| hit.id));
     }
-    eprintln!("flat: recall@{K} {:.4} one by one", ann.recall(K, &found));
+    eprintln!("{name}: recall@{K} {:.4} one by one", ann.recall(K, &found));
 
-    let mut group = c.benchmark_group("flat");
+    let mut group = c.benchmark_group(name);
     group.sample_size(10);
     for batch in [1, 4, 16, 64, 256] {
         let mut queries = ann.queries.chunks_exact(batch * ann.dim).cycle();
@@ -72,5 +74,5 @@ fn run(c: &mut Criterion, ann: &Ann) -> Result<()> {
     Ok(())
 }
 
-criterion_group!(benches, flat);
+criterion_group!(benches, indexes);
 criterion_main!(benches);

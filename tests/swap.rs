@@ -72,7 +72,7 @@ fn native_finds_what_flat_finds() {
     let by_codes = format!("[memory.index.profiles.native]\nplugin = \"native\"\noptions = {options}\n");
     let config = home.file("native.toml", by_codes);
     let native = ["--config", config.to_str().expect("UTF-8"), "--index", "native"];
-    let run = |arguments: &[&str]| [&native[..], arguments].concat();
+    let run = |arguments: &[&'static str]| [&native[..], arguments].concat();
     home.run_with_stdin(&run(&["add", "--lines", "-", "-q"]), lines.join("\n").as_bytes()).expect(0);
     for query in ["entry 77 says 5929", "what says 1000000"] {
         let found = home.json(&run(&["search", query, "-k", "3"]));

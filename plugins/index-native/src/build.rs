@@ -19,6 +19,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// From so many rows on, the layout `auto` takes lists.
 const AUTO_IVF: usize = 300_000;
 
+/// Rows that are searched for to see how many lists a search must scan.
+const PROBE_SAMPLE: usize = 128;
+
 /// Blocks that a thread encodes between two looks at the context: some milliseconds.
 const PART: usize = 64;
 
@@ -165,6 +168,7 @@ pub(crate) fn build(
         rows,
         places: lists.map_or(rows.next_multiple_of(ROWS), |lists| lists.places.len()),
         lists: lists.map_or(0, Lists::count),
+        probes: lists.map_or(0, Lists::count),
         graph_bytes: graph.len() * size_of::<u32>(),
         seed: options.seed,
         wide: source.is_wide(),
@@ -208,9 +212,16 @@ pub(crate) fn build(
         Ok(())
     })?;
     // What is staged was checked, so numbers that are none can only come from a damaged file.
-    Sealed::new(spec, kernel, container).ok_or_else(|| {
+    let mut sealed = Sealed::new(spec, kernel, container).ok_or_else(|| {
         Error::new(ErrorCode::CORRUPT_DATA, "the vectors of the index are damaged; it must be built anew")
-    })
+    })?;
+    if shape.lists > 0 {
+        let queries: Vec<Vec<f32>> =
+            source.sample(PROBE_SAMPLE).chunks_exact(spec.dim).map(<[f32]>::to_vec).collect();
+        let probes = sealed.needed_probes(cx, threads, &queries)?;
+        sealed.container_mut().set_probes(spec, probes);
+    }
+    Ok(sealed)
 }
 
 /// The section of a graph of the rows. It takes codes of its own and leaves them: to make them again

@@ -69,7 +69,7 @@ struct RawShape {
     wide: u32,
     /// Of the int8 codes, as bits.
     scale: u32,
-    reserved: u64,
+    probes: u64,
 }
 
 /// What the header says beside width and metric.
@@ -81,6 +81,8 @@ pub(crate) struct Shape {
     pub(crate) places: usize,
     /// 0 where the codes are not in lists.
     pub(crate) lists: usize,
+    /// How many lists a search scans where nothing says so; 0 without lists.
+    pub(crate) probes: usize,
     pub(crate) graph_bytes: usize,
     /// Of the rotation.
     pub(crate) seed: u64,
@@ -104,7 +106,7 @@ impl Shape {
             seed: self.seed,
             wide: u32::from(self.wide),
             scale: self.scale.to_bits(),
-            reserved: 0,
+            probes: self.probes as u64,
         }
     }
 
@@ -113,6 +115,7 @@ impl Shape {
             rows: raw.rows.try_into().ok()?,
             places: raw.places.try_into().ok()?,
             lists: raw.lists.try_into().ok()?,
+            probes: raw.probes.try_into().ok()?,
             graph_bytes: raw.graph_bytes.try_into().ok()?,
             seed: raw.seed,
             wide: raw.wide == 1,
@@ -121,7 +124,8 @@ impl Shape {
         let possible = shape.rows <= shape.places
             && shape.places <= MAX_PLACES
             && shape.places.is_multiple_of(ROWS)
-            && shape.lists <= shape.rows;
+            && shape.lists <= shape.rows
+            && shape.probes <= shape.lists;
         (possible && shape.raw() == *raw).then_some(shape)
     }
 }
@@ -319,6 +323,15 @@ impl Container {
         let path = path(dir);
         fs::write(&path, self.bytes())
             .map_err(|error| Error::new(ErrorCode::IO, format!("{}: {error}", path.display())))
+    }
+
+    /// Says how many lists a search scans; of a file that was mapped nothing is changed.
+    pub(crate) fn set_probes(&mut self, spec: IndexSpec, probes: usize) {
+        if let Bytes::Owned(bytes) = &mut self.bytes {
+            self.shape.probes = probes;
+            let head = Head::new(spec, &self.shape);
+            bytes[..size_of::<Head>()].copy_from_slice(bytemuck::bytes_of(&head));
+        }
     }
 
     pub(crate) fn shape(&self) -> &Shape {

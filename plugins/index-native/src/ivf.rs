@@ -38,20 +38,18 @@ impl Lists {
     /// The centroid of the list that a block belongs to.
     pub(crate) fn centroid(&self, block: usize) -> &[f32] {
         let dim = self.centroids.len() / self.count();
-        // Behind empty lists, which begin where the next one does.
-        let list = self.starts.partition_point(|&start| start as usize <= block) - 1;
-        &self.centroids[list * dim..][..dim]
+        &self.centroids[list_of(&self.starts, block) * dim..][..dim]
     }
+}
+
+/// The list that a block belongs to: behind empty ones, which begin where the next one does.
+pub(crate) fn list_of(starts: &[u32], block: usize) -> usize {
+    starts.partition_point(|&start| start as usize <= block).saturating_sub(1)
 }
 
 /// How many lists for so many rows: scanning the nearest ones then takes about as long as finding them.
 pub(crate) fn auto_lists(rows: usize) -> usize {
     (2.0 * (rows as f64).sqrt()) as usize
-}
-
-/// How many of `lists` are scanned where nothing says so.
-pub(crate) fn auto_probes(lists: usize) -> usize {
-    (lists / 20).max(16)
 }
 
 /// Finds `count` centroids, no more than there are rows, by k-means over a sample, and puts each row into the list of the nearest one.

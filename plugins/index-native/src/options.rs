@@ -29,11 +29,12 @@ pub struct Options {
     /// Lists of the layout `ivf`; 0 to choose by the number of rows, up to 1000000. Counts when the index
     /// is built.
     pub lists: usize,
-    /// How many lists a search scans; 0 to choose by their number, up to 1000000. The `ef` of a search
-    /// overrides it.
+    /// How many lists a search scans; 0 for as many as hold 99% of the nearest rows of rows that were
+    /// tried when the index was built, up to 1000000. The `ef` of a search scales it: 100 is as many, 50
+    /// half of them.
     pub probes: usize,
-    /// How many rows a walk of the layout `graph` keeps in view; 0 for the default, up to 100000. The
-    /// `ef` of a search overrides it.
+    /// How many rows a walk of the layout `graph` keeps in view; 0 for the default, up to 100000. A
+    /// search with an `ef` of 200 keeps twice as many, one of 50 half as many.
     pub breadth: usize,
     /// Up to so many rows every one is compared exactly, which is then quicker as well.
     pub exact_below: usize,

@@ -7,6 +7,7 @@ use crate::{
     container::{Container, Part},
     graph::{ByCodes, Graph, Outline, Scratch},
     int8::{self, Quantizer},
+    ivf::list_of,
     options::{Layout, Options},
     parallel,
     rabitq::{self, Accept, Kernel, ROWS, Scan, Target},
@@ -30,6 +31,9 @@ const SCANNED: usize = 50;
 
 /// Queries that a thread scans together.
 const GROUP: usize = 16;
+
+/// The share of the nearest rows that the lists which a search scans by default must hold.
+const FOUND: f64 = 0.99;
 
 /// Of the rows that were scored by int8 codes so many times `k` are scored by the originals, and a few
 /// more, for in one case of a thousand the order of int8 scores is off by as much.
@@ -324,22 +328,12 @@ impl Sealed {
         tables: &[rabitq::Query],
     ) -> Result<Vec<Candidates>> {
         let scan = self.scan();
-        let centroids: &[f32] = self.container.part(Part::Centroids);
         let starts: &[u32] = self.container.part(Part::Starts);
-        let probes = request.probes.clamp(1, self.lists());
         let mut all = Vec::with_capacity(queries.len());
         for (query, table) in queries.iter().zip(tables) {
             cx.check()?;
-            let mut nearest = Best::new(probes);
-            for (list, centroid) in (0..).zip(centroids.chunks_exact(self.spec.dim)) {
-                let base = match self.spec.metric {
-                    Metric::L2 => 0.5 * self.kernel.score(Metric::L2, query, centroid, 1.0),
-                    _ => self.kernel.score(Metric::Dot, query, centroid, 1.0),
-                };
-                nearest.push(Hit::new(list, base));
-            }
             let mut found = Candidates::new(request.rescore);
-            for list in nearest.into_sorted() {
+            for list in self.nearest_lists(query, request.probes) {
                 let at = list.id as usize;
                 let blocks = starts[at] as usize..starts[at + 1] as usize;
                 let target = Target { query: table, base: list.score, found: &mut found };
@@ -348,6 +342,49 @@ impl Sealed {
             all.push(found);
         }
         Ok(all)
+    }
+
+    /// The lists to scan, the nearest first, each as a hit with its number and the term of a score that
+    /// is of the query and the list.
+    fn nearest_lists(&self, query: &[f32], probes: usize) -> Vec<Hit> {
+        let centroids: &[f32] = self.container.part(Part::Centroids);
+        let mut nearest = Best::new(probes.clamp(1, self.lists()));
+        for (list, centroid) in (0..).zip(centroids.chunks_exact(self.spec.dim)) {
+            let base = match self.spec.metric {
+                Metric::L2 => 0.5 * self.kernel.score(Metric::L2, query, centroid, 1.0),
+                _ => self.kernel.score(Metric::Dot, query, centroid, 1.0),
+            };
+            nearest.push(Hit::new(list, base));
+        }
+        nearest.into_sorted()
+    }
+
+    /// How many of the nearest lists hold [`FOUND`] of the nearest rows of `queries`, which are rows.
+    pub(crate) fn needed_probes(
+        &self,
+        cx: &dyn CallContext,
+        threads: usize,
+        queries: &[Vec<f32>],
+    ) -> Result<usize> {
+        // The nearest is the row itself.
+        let k = 11.min(self.rows());
+        let rescore = (32 * k).min(self.places());
+        let request =
+            Request { queries, k, rescore, probes: self.lists(), breadth: 0, accept: None, threads };
+        let found = self.search(cx, &request)?;
+        let starts: &[u32] = self.container.part(Part::Starts);
+        let mut ranks = Vec::new();
+        for (query, hits) in queries.iter().zip(found) {
+            let mut rank = vec![self.lists(); self.lists()];
+            for (at, list) in self.nearest_lists(query, self.lists()).iter().enumerate() {
+                rank[list.id as usize] = at;
+            }
+            let places = hits.iter().skip(1).filter_map(|hit| self.find(hit.id));
+            ranks.extend(places.map(|place| rank[list_of(starts, place / ROWS)] + 1));
+        }
+        ranks.sort_unstable();
+        let needed = ranks.get((ranks.len() as f64 * FOUND) as usize).or(ranks.last());
+        Ok(needed.copied().unwrap_or(1).clamp(1, self.lists()))
     }
 
     /// Scores what a scan found by the int8 codes, and the best of that by the originals.
