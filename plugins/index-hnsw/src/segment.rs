@@ -18,8 +18,9 @@ use std::{
 const MOST_ROWS: usize = i32::MAX as usize;
 
 /// Rows that a scan compares with in the time in which a walk under a filter that refuses nothing
-/// finds one candidate; a filter that lets one row in ten through makes that ten times as many.
-const SCANNED_WHILE_WALKING: f64 = 30.0;
+/// finds one candidate; a filter that lets one row in ten through makes that up to ten times as many.
+/// Measured at width 384 with AVX-512: 3.2 us a candidate, 0.15 us a row.
+const SCANNED_WHILE_WALKING: f64 = 20.0;
 
 /// Rows that may wait to be laid out are at most one in so many of those that are. Laying all out
 /// costs some microseconds a row, linking one a hundred times as much.
