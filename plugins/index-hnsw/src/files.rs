@@ -4,24 +4,12 @@
 //! |---|---|
 //! | `index.bin` | BLAKE3 of the rest of this file; [`Header`]; each id with its row, u64 and u64 |
 //! | `rows.f32` | the vectors as searched (normalised under cosine), `[rows, dim]` f32 |
-//! | `graph.hnsw.graph`, `graph.hnsw.data` | the dump of `hnsw_rs`, whose "vectors" are row numbers; missing where there are no rows |
+//! | `links.u32` | [`Links`] |
 //!
-//! Numbers are in the order of bytes of the machine, for `hnsw_rs` writes so; on a machine of the
-//! other order the version does not match.
-//!
-//! Why the dump and no format of our own: `hnsw_rs` lets its links be read, but offers no way to
-//! put them back other than its loader. That loader trusts its files: it ends the process, panics,
-//! or reads beyond a buffer where they are damaged. So it sees a file only after the BLAKE3 of its
-//! every byte has been found to be the one in `index.bin`. Its memory-mapped mode is not used: it
-//! reads the whole file all the same, and `rows.f32` is mapped instead.
-use crate::{
-    distance::RowDistance,
-    graph::{self, Graph, io_error},
-    ids::Ids,
-    options::Parameters,
-    rows::Rows,
-    segment::Segment,
-};
+//! Numbers are in the order of bytes of the machine; on a machine of the other order the version does
+//! not match. The large files are mapped and not read when an index is opened: their lengths are
+//! looked at, and no number in them is believed that could lead beyond them.
+use crate::{graph::io_error, ids::Ids, links::Links, options::Parameters, rows::Rows, segment::Segment};
 use bytemuck::{Pod, Zeroable};
 use magray_plugin_api::{CallContext, Error, ErrorCode, Host, IndexSpec, Result};
 use memmap2::Mmap;
@@ -29,13 +17,13 @@ use std::{
     fs::File,
     io::{BufWriter, ErrorKind, Write},
     path::Path,
-    sync::Arc,
 };
 
 const INDEX: &str = "index.bin";
 const ROWS: &str = "rows.f32";
+const LINKS: &str = "links.u32";
 const MAGIC: [u8; 8] = *b"MGRYHNSW";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -46,10 +34,6 @@ struct Header {
     dim: u64,
     rows: u64,
     ids: u64,
-    /// BLAKE3 of `rows.f32`.
-    rows_digest: [u8; blake3::OUT_LEN],
-    /// BLAKE3 of [`graph::FILES`]; zeros where there are no rows.
-    graph_digests: [[u8; blake3::OUT_LEN]; 2],
 }
 
 /// Writes `segment` under `dir`.
@@ -59,16 +43,10 @@ struct Header {
 pub(crate) fn save(cx: &dyn CallContext, dir: &Path, spec: IndexSpec, segment: &Segment) -> Result<()> {
     let entries: Vec<[u64; 2]> =
         segment.with_ids(|ids| ids.entries().map(|(id, row)| [id, u64::from(row)]).collect());
-    let rows = segment.rows().len();
-    let rows_digest = save_rows(cx, &dir.join(ROWS), segment.rows(), rows as u32)?;
-    let mut graph_digests = [[0; blake3::OUT_LEN]; 2];
-    if rows > 0 {
-        segment.graph().dump(dir)?;
-        for (digest, name) in graph_digests.iter_mut().zip(graph::FILES) {
-            let path = dir.join(name);
-            *digest = digest_of(&path).map_err(|error| io_error(&path, &error))?;
-        }
-    }
+    let (links, rows) = (segment.links(), segment.rows().len());
+    save_rows(cx, &dir.join(ROWS), segment.rows(), rows as u32)?;
+    let path = dir.join(LINKS);
+    std::fs::write(&path, links.bytes()).map_err(|error| io_error(&path, &error))?;
     let header = Header {
         magic: MAGIC,
         version: VERSION,
@@ -76,8 +54,6 @@ pub(crate) fn save(cx: &dyn CallContext, dir: &Path, spec: IndexSpec, segment: &
         dim: spec.dim as u64,
         rows: rows as u64,
         ids: entries.len() as u64,
-        rows_digest,
-        graph_digests,
     };
     let content = [bytemuck::bytes_of(&header), bytemuck::cast_slice(&entries)].concat();
     let file = [blake3::hash(&content).as_bytes().as_slice(), &content].concat();
@@ -85,21 +61,17 @@ pub(crate) fn save(cx: &dyn CallContext, dir: &Path, spec: IndexSpec, segment: &
     std::fs::write(&path, file).map_err(|error| io_error(&path, &error))
 }
 
-fn save_rows(cx: &dyn CallContext, path: &Path, rows: &Rows, count: u32) -> Result<[u8; blake3::OUT_LEN]> {
+fn save_rows(cx: &dyn CallContext, path: &Path, rows: &Rows, count: u32) -> Result<()> {
     const BETWEEN_CHECKS: u32 = 1024;
-    let mut hasher = blake3::Hasher::new();
     let file = File::create(path).map_err(|error| io_error(path, &error))?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     for row in 0..count {
         if row % BETWEEN_CHECKS == 0 {
             cx.check()?;
         }
-        let bytes: &[u8] = bytemuck::cast_slice(rows.get(row));
-        hasher.update(bytes);
-        file.write_all(bytes).map_err(|error| io_error(path, &error))?;
+        file.write_all(bytemuck::cast_slice(rows.get(row))).map_err(|error| io_error(path, &error))?;
     }
-    file.flush().map_err(|error| io_error(path, &error))?;
-    Ok(hasher.finalize().into())
+    file.flush().map_err(|error| io_error(path, &error))
 }
 
 /// Reads what [`save`] wrote.
@@ -114,24 +86,8 @@ pub(crate) fn open(
     host: &'static dyn Host,
 ) -> Result<Segment> {
     let (header, ids) = open_index(&dir.join(INDEX), spec)?;
-    if header.rows == 0 {
-        return Ok(Segment::new(spec, parameters, host));
-    }
-    let rows = open_rows(&dir.join(ROWS), &header)?;
-    for (name, digest) in graph::FILES.into_iter().zip(header.graph_digests) {
-        let path = dir.join(name);
-        if digest_of(&path).map_err(|error| read_error(&path, &error))? != digest {
-            return Err(corrupt(&path, "it is not as it was written"));
-        }
-    }
-    let rows = Arc::new(rows);
-    let distance = RowDistance::new(Arc::clone(&rows), spec.metric);
-    let graph = Graph::load(dir, distance.clone(), host)?;
-    if graph.len() != rows.len() {
-        let [path, _] = graph::FILES;
-        return Err(corrupt(&dir.join(path), &format!("{} points for {} rows", graph.len(), rows.len())));
-    }
-    Ok(Segment::from_parts(spec, rows, distance, graph, ids))
+    let (rows, links) = (open_rows(&dir.join(ROWS), &header)?, open_links(&dir.join(LINKS), &header)?);
+    Ok(Segment::from_parts(spec, *parameters, host, rows, links, ids))
 }
 
 fn open_index(path: &Path, spec: IndexSpec) -> Result<(Header, Ids)> {
@@ -166,25 +122,26 @@ fn open_index(path: &Path, spec: IndexSpec) -> Result<(Header, Ids)> {
 }
 
 fn open_rows(path: &Path, header: &Header) -> Result<Rows> {
-    let file = File::open(path).map_err(|error| read_error(path, &error))?;
-    let length = file.metadata().map_err(|error| read_error(path, &error))?.len();
+    let map = map(path)?;
     let row = header.dim.checked_mul(size_of::<f32>() as u64);
-    if row.and_then(|row| row.checked_mul(header.rows)) != Some(length) {
+    if row.and_then(|row| row.checked_mul(header.rows)) != Some(map.len() as u64) {
         return Err(corrupt(path, "its length is not that of its rows"));
-    }
-    // SAFETY: the host writes a saved index once and never again, so nobody changes the file under
-    // the map; `Rows` reads it as plain numbers.
-    let map = unsafe { Mmap::map(&file) }.map_err(|error| read_error(path, &error))?;
-    if *blake3::hash(&map).as_bytes() != header.rows_digest {
-        return Err(corrupt(path, "it is not as it was written"));
     }
     Ok(Rows::with_mapped(header.dim as usize, map))
 }
 
-fn digest_of(path: &Path) -> std::io::Result<[u8; blake3::OUT_LEN]> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(hasher.finalize().into())
+fn open_links(path: &Path, header: &Header) -> Result<Links> {
+    let links = Links::mapped(map(path)?);
+    links
+        .filter(|links| links.len() as u64 == header.rows)
+        .ok_or_else(|| corrupt(path, "it does not have the links of these rows"))
+}
+
+fn map(path: &Path) -> Result<Mmap> {
+    let file = File::open(path).map_err(|error| read_error(path, &error))?;
+    // SAFETY: the host writes a saved index once and never again, so nobody changes the file under
+    // the map; `Rows` and `Links` read it as plain numbers.
+    unsafe { Mmap::map(&file) }.map_err(|error| read_error(path, &error))
 }
 
 fn corrupt(path: &Path, what: &str) -> Error {

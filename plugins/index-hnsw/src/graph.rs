@@ -1,31 +1,31 @@
-//! The one place that calls `hnsw_rs`.
+//! The one place that calls `hnsw_rs`, which builds graphs here and does no more: a graph is searched
+//! as [`Links`], and saved as those too.
 use crate::{
-    distance::{RowDistance, query_point},
+    distance::RowDistance,
+    links::{Links, Neighbours},
     options::Parameters,
 };
-use hnsw_rs::{
-    api::AnnT,
-    hnsw::{FilterT, Hnsw},
-    hnswio::HnswIo,
-};
+use hnsw_rs::{hnsw::Hnsw, hnswio::HnswIo};
 use magray_plugin_api::{Error, ErrorCode, Host, Result};
 use rayon::prelude::*;
 use self_cell::self_cell;
 use std::{
-    fs::{File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
+    any::type_name,
+    fs::{self, File},
+    io::{self, BufWriter, Write},
     mem::ManuallyDrop,
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicU64, Ordering},
 };
-
-/// The files that [`Graph::dump`] writes; `hnsw_rs` makes the names of [`BASENAME`].
-pub(crate) const FILES: [&str; 2] = ["graph.hnsw.graph", "graph.hnsw.data"];
-const BASENAME: &str = "graph";
 
 /// Points that are inserted one after the other before threads may help. Points that race for an
 /// empty graph see no other point, get no link, and are never found.
 const SERIAL_START: usize = 1000;
+
+/// Layers of a graph of `hnsw_rs`; it can be told to use fewer, and then cannot be loaded.
+pub(crate) const LAYERS: usize = 16;
 
 type Points<'a> = Hnsw<'a, u32, RowDistance>;
 
@@ -66,10 +66,6 @@ impl Graph {
         self.points.with_dependent(|_, points| call(points))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.with(|points| points.get_nb_point())
-    }
-
     /// Inserts rows that the distance knows already, on the threads of `pool` where there is one.
     pub(crate) fn insert(&self, rows: Range<u32>, pool: Option<&rayon::ThreadPool>) {
         self.with(|points| {
@@ -81,96 +77,66 @@ impl Graph {
         });
     }
 
-    /// At most `k` rows near `query` that pass `filter`, with their distances, nearest first.
-    pub(crate) fn search(
-        &self,
-        query: &[f32],
-        k: usize,
-        ef: usize,
-        filter: Option<&dyn Fn(u32) -> bool>,
-    ) -> Vec<(u32, f32)> {
+    /// The links of every point, as they are now.
+    pub(crate) fn links(&self) -> Links {
         self.with(|points| {
-            // It reserves room for `ef` points at once; and where a filter refuses the entry
-            // point, a search of breadth 1 takes from an empty heap and panics.
-            let ef = ef.min(points.get_nb_point()).max(2);
-            let filter = filter.map(|passes| move |row: &usize| passes(*row as u32));
-            let filter = filter.as_ref().map(|filter| filter as &dyn FilterT);
-            let found = points.search_filter(&query_point(query), k, ef, filter);
-            found.iter().map(|point| (point.d_id as u32, point.distance)).collect()
+            let points = points.get_point_indexation();
+            let top = usize::from(points.get_max_level_observed());
+            // The first point of the highest layer is where the graph is entered.
+            let Some(entry) = points.get_layer_iterator(top).next() else { return Links::empty() };
+            let mut levels: Vec<_> = (0..=top).map(|_| Vec::new()).collect();
+            for layer in 0..=top {
+                for point in points.get_layer_iterator(layer) {
+                    let row = point.get_origin_id() as u32;
+                    let neighbours = point.get_neighborhood_id();
+                    for (level, neighbours) in neighbours.into_iter().take(layer + 1).enumerate() {
+                        // One that is in lower layers only would be a dead end.
+                        let reached = neighbours.iter().filter(|other| usize::from(other.p_id.0) >= level);
+                        levels[level].push((row, reached.map(|other| other.d_id as u32).collect()));
+                    }
+                }
+            }
+            Links::new(Neighbours { entry: entry.get_origin_id() as u32, levels })
         })
     }
 
-    /// Writes [`FILES`] under `dir`. The graph must not be empty.
+    /// A graph that goes on where `links` were taken.
+    ///
+    /// `hnsw_rs` lets links be read, but offers no way to put them back other than its loader. That
+    /// loader trusts its files: it ends the process, panics, or reads beyond a buffer where they are
+    /// damaged. So it only ever sees files that were written for it a moment ago.
     ///
     /// # Errors
-    /// `IO`.
-    pub(crate) fn dump(&self, dir: &Path) -> Result<()> {
-        for name in FILES {
-            // Where it cannot make a file it prints to standard output and panics.
-            File::create(dir.join(name)).map_err(|error| io_error(&dir.join(name), &error))?;
+    /// `CORRUPT_DATA` where `links` are damaged, `IO` where those files cannot be written, `INTERNAL`
+    /// where the loader refuses them.
+    pub(crate) fn from_links(
+        links: &Links,
+        parameters: &Parameters,
+        distance: RowDistance,
+        host: &'static dyn Host,
+    ) -> Result<Self> {
+        if links.entry() as usize >= links.len() {
+            return Err(Error::new(ErrorCode::CORRUPT_DATA, "the links name no row to enter by"));
         }
-        self.with(|points| {
-            points.file_dump(dir, BASENAME).map_err(|error| {
-                Error::new(ErrorCode::IO, format!("cannot write the graph to {}: {error:#}", dir.display()))
-            })?;
-            let path = dir.join(FILES[0]);
-            let scale = points.get_point_indexation().get_level_scale();
-            correct_level_scale(&path, scale).map_err(|error| io_error(&path, &error))
-        })
-    }
-
-    /// Reads what [`Graph::dump`] wrote. The files must be as it left them: on others the loader
-    /// panics, ends the process or reads beyond its buffer.
-    ///
-    /// # Errors
-    /// `CORRUPT_DATA` where the loader refuses, which it does for files of another version of this
-    /// plugin.
-    pub(crate) fn load(dir: &Path, distance: RowDistance, host: &'static dyn Host) -> Result<Self> {
-        let loader = HnswIo::new(dir, BASENAME);
+        let dir = Scratch::new(host)?;
+        let dump = Dump::new(links.neighbours(), parameters, &distance);
+        dump.write(&dir.0).map_err(|error| io_error(&dir.0, &error))?;
+        let loader = HnswIo::new(&dir.0, BASENAME);
         let loaded = LoadedPoints::try_new(loader, |loader| loader.load_hnsw_with_dist(distance));
         let mut points = loaded.map_err(|error| {
-            Error::new(
-                ErrorCode::CORRUPT_DATA,
-                format!("cannot load the graph in {}: {error:#}", dir.display()),
-            )
+            Error::new(ErrorCode::INTERNAL, format!("hnsw_rs does not take its links back: {error:#}"))
         })?;
         // The loader turns this on; a graph should grow as it began.
         points.with_dependent_mut(|_, points| points.set_extend_candidates(false));
         Ok(Self { points: ManuallyDrop::new(points), host })
     }
 
-    /// Points by the highest layer that they are in, lowest layer first.
-    pub(crate) fn layers(&self) -> Vec<usize> {
-        self.with(|points| {
-            let layers = 0..=usize::from(points.get_max_level_observed());
-            layers.map(|layer| points.get_point_indexation().get_layer_nb_point(layer)).collect()
-        })
-    }
-
-    /// Links of a point in the lowest layer, the mean of the thousand oldest.
-    pub(crate) fn mean_connections(&self) -> f64 {
-        self.with(|points| {
-            let mut sampled = 0usize;
-            let mut links = 0;
-            for point in points.get_point_indexation().get_layer_iterator(0).take(1000) {
-                sampled += 1;
-                links += point.get_neighborhood_id()[0].len();
-            }
-            links as f64 / sampled.max(1) as f64
-        })
-    }
-
-    /// `max_connections` and `ef_construction` of this graph, which a file brings along.
-    pub(crate) fn build_parameters(&self) -> (usize, usize) {
-        self.with(|points| (usize::from(points.get_max_nb_connection()), points.get_ef_construction()))
-    }
-
-    /// Bytes on the heap, estimated: `hnsw_rs` makes four allocations a point and one a link. Rather
-    /// too many, for the oldest points have the most links.
-    pub(crate) fn bytes(&self) -> usize {
+    /// Bytes on the heap of a graph with `links`, estimated: `hnsw_rs` makes four allocations a
+    /// point and one a link.
+    pub(crate) fn bytes(links: &Links) -> usize {
         const POINT: usize = 580;
         const LINK: f64 = 60.0;
-        (self.len() as f64 * (POINT as f64 + self.mean_connections() * LINK)) as usize
+        (links.len() as f64 * (POINT as f64 + links.mean_connections() * LINK)) as usize
     }
 }
 
@@ -202,20 +168,121 @@ pub(crate) fn thread_pool(host: &dyn Host) -> Result<rayon::ThreadPool> {
         .map_err(|error| Error::from_source(ErrorCode::UNAVAILABLE, &error))
 }
 
-/// Corrects the dump: it holds the scale of the level distribution, and the loader takes it for a
-/// factor on that scale. Left so, a graph that was loaded would get ever fewer upper layers.
-fn correct_level_scale(path: &Path, written: f64) -> std::io::Result<()> {
-    // After a magic number, the mode of the dump and the number of connections.
-    const AT: u64 = 4 + 1 + 1;
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-    let mut bytes = [0; size_of::<f64>()];
-    file.seek(SeekFrom::Start(AT))?;
-    file.read_exact(&mut bytes)?;
-    if f64::from_ne_bytes(bytes) != written {
-        return Err(std::io::Error::other("hnsw_rs wrote a header that this plugin does not know"));
+const BASENAME: &str = "graph";
+
+/// The files that the loader of `hnsw_rs` 0.3.5 reads (its `hnswio.rs`, "format 4"), of a graph whose
+/// points are row numbers.
+struct Dump<'a> {
+    links: Neighbours,
+    parameters: &'a Parameters,
+    distance: &'a RowDistance,
+    /// The highest level of each row, and its place among those of that level.
+    places: Vec<(u8, i32)>,
+}
+
+impl<'a> Dump<'a> {
+    const HEADER: u32 = 0x002a_6779;
+    const LAYER: u32 = 0x000a_676f;
+    const POINT: u32 = 0x000a_678f;
+    const DATA: u32 = 0xa67f_0000;
+
+    fn new(links: Neighbours, parameters: &'a Parameters, distance: &'a RowDistance) -> Self {
+        let mut places = vec![(0, 0); links.levels.first().map_or(0, Vec::len)];
+        let mut taken = [0; LAYERS];
+        for (row, place) in places.iter_mut().enumerate() {
+            let is_in = |level: &Vec<(u32, _)>| level.binary_search_by_key(&(row as u32), |&(row, _)| row);
+            let top = links.levels.iter().skip(1).take_while(|level| is_in(level).is_ok()).count();
+            *place = (top as u8, taken[top]);
+            taken[top] += 1;
+        }
+        Self { links, parameters, distance, places }
     }
-    file.seek(SeekFrom::Start(AT))?;
-    file.write_all(&1f64.to_ne_bytes())
+
+    fn write(&self, dir: &Path) -> io::Result<()> {
+        let create = |part: &str| -> io::Result<BufWriter<File>> {
+            let file = File::create_new(dir.join(format!("{BASENAME}.hnsw.{part}")))?;
+            Ok(BufWriter::with_capacity(1 << 20, file))
+        };
+        let (mut graph, mut data) = (create("graph")?, create("data")?);
+        graph.write_all(&Self::HEADER.to_ne_bytes())?;
+        // With the places of points.
+        graph.write_all(&[1, self.parameters.max_connections as u8])?;
+        // A factor on the scale of the level distribution.
+        graph.write_all(&1f64.to_ne_bytes())?;
+        graph.write_all(&[LAYERS as u8])?;
+        for number in [self.parameters.ef_construction, self.places.len(), 1] {
+            graph.write_all(&number.to_ne_bytes())?;
+        }
+        for name in [type_name::<RowDistance>(), type_name::<u32>()] {
+            graph.write_all(&name.len().to_ne_bytes())?;
+            graph.write_all(name.as_bytes())?;
+        }
+        data.write_all(&Self::DATA.to_ne_bytes())?;
+        data.write_all(&1usize.to_ne_bytes())?;
+
+        graph.write_all(&[LAYERS as u8])?;
+        for layer in 0..LAYERS {
+            let rows = || (0..).zip(&self.places).filter(|(_, place)| usize::from(place.0) == layer);
+            graph.write_all(&Self::LAYER.to_ne_bytes())?;
+            graph.write_all(&rows().count().to_ne_bytes())?;
+            for (row, _) in rows() {
+                graph.write_all(&Self::POINT.to_ne_bytes())?;
+                self.write_place(&mut graph, row)?;
+                for level in 0..LAYERS {
+                    self.write_neighbours(&mut graph, level, row)?;
+                }
+                data.write_all(&Self::DATA.to_ne_bytes())?;
+                data.write_all(&u64::from(row).to_ne_bytes())?;
+                data.write_all(&(size_of::<u32>() as u64).to_ne_bytes())?;
+                data.write_all(&row.to_ne_bytes())?;
+            }
+        }
+        self.write_place(&mut graph, self.links.entry)?;
+        data.flush()?;
+        graph.flush()
+    }
+
+    fn write_place(&self, graph: &mut impl Write, row: u32) -> io::Result<()> {
+        let (layer, place) = self.places[row as usize];
+        graph.write_all(&(row as usize).to_ne_bytes())?;
+        graph.write_all(&[layer])?;
+        graph.write_all(&place.to_ne_bytes())
+    }
+
+    fn write_neighbours(&self, graph: &mut impl Write, level: usize, row: u32) -> io::Result<()> {
+        let level = self.links.levels.get(level).map_or(&[][..], Vec::as_slice);
+        let point = level.binary_search_by_key(&row, |&(row, _)| row);
+        let others = point.map_or(&[][..], |point| &level[point].1);
+        graph.write_all(&others.len().to_ne_bytes())?;
+        let rows = self.distance.rows();
+        for &other in others {
+            self.write_place(graph, other)?;
+            graph.write_all(&self.distance.between(rows.get(row), rows.get(other)).to_ne_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// A folder of our own in the plugin's folder, gone with this value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(host: &dyn Host) -> Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("growing-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = host.data_dir()?.join(name);
+        // Left by a process of this number that ended in the middle.
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).map_err(|error| io_error(&dir, &error))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left over takes room and does no harm.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 pub(crate) fn io_error(path: &Path, error: &std::io::Error) -> Error {

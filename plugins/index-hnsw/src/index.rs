@@ -59,11 +59,10 @@ impl CreateVectorIndex for Hnsw {
 
     fn create(options: Options, spec: IndexSpec, host: &'static dyn Host) -> Result<Self> {
         let parameters = check(&options, spec)?;
-        Ok(Self::around(Segment::new(spec, &parameters, host), spec, parameters, host))
+        Ok(Self::around(Segment::new(spec, parameters, host), spec, parameters, host))
     }
 
-    /// The graph keeps the `max_connections` and `ef_construction` that it was built with until it
-    /// is rebuilt; the other options count at once.
+    /// Maps the files; `hnsw_rs` comes in with the first vector that is added.
     fn open(options: Options, spec: IndexSpec, dir: &Path, host: &'static dyn Host) -> Result<Self> {
         let parameters = check(&options, spec)?;
         Ok(Self::around(files::open(dir, spec, &parameters, host)?, spec, parameters, host))
@@ -111,7 +110,7 @@ impl Hnsw {
     /// Builds the graph anew from the live vectors. The caller holds `writer`; searches go on with
     /// the old graph until the new one is whole.
     fn rebuild(&self, cx: &dyn CallContext) -> Result<()> {
-        let rebuilt = Segment::new(self.spec, &self.parameters, self.host);
+        let rebuilt = Segment::new(self.spec, self.parameters, self.host);
         self.insert(cx, &rebuilt, &self.segment.read().live())?;
         let old = std::mem::replace(&mut *self.segment.write(), rebuilt);
         // Not under the lock: it takes a while.
@@ -126,8 +125,7 @@ impl VectorIndex for Hnsw {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // Not `mapped`: the vectors are, but opening reads every byte to check it.
-        Capabilities { exact: false, concurrent_write: true, filtered: true, mapped: false }
+        Capabilities { exact: false, concurrent_write: true, filtered: true, mapped: true }
     }
 
     fn stats(&self) -> IndexStats {
@@ -174,24 +172,26 @@ impl VectorIndex for Hnsw {
             ef => ef as usize,
         };
         let breadth = Breadth { ef, exact_below: self.parameters.exact_below };
-        let answer = |queries: &[f32], out: &mut [Hit]| {
-            for (query, out) in queries.chunks_exact(self.spec.dim).zip(out.chunks_exact_mut(k)) {
+        let segment = self.segment.read();
+        let places: Vec<_> = queries.chunks_exact(self.spec.dim).zip(out.chunks_exact_mut(k)).collect();
+        let places = Mutex::new(places.into_iter());
+        let answer = || {
+            loop {
+                // The lock goes before the search begins.
+                let place = places.lock().next();
+                let Some((query, out)) = place else { return Ok(()) };
                 cx.check()?;
-                self.segment.read().search(query, breadth, filter, out);
+                segment.search(query, breadth, filter, out);
             }
-            Ok(())
         };
         let threads = if n < PARALLEL_QUERIES { 1 } else { self.host.threads().min(n) };
-        if threads == 1 {
-            return answer(queries, out);
-        }
-        let share = n.div_ceil(threads);
-        let parts = queries.chunks(share * self.spec.dim).zip(out.chunks_mut(share * k));
         std::thread::scope(|scope| {
-            let running: Vec<_> = parts.map(|(queries, out)| scope.spawn(|| answer(queries, out))).collect();
-            running.into_iter().try_for_each(|thread| match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
+            // Where the system has no thread to give, the others do the work.
+            let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, answer).ok();
+            let helpers: Vec<_> = (1..threads).filter_map(spawn).collect();
+            let mine = answer();
+            helpers.into_iter().fold(mine, |result, helper| {
+                result.and(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             })
         })
     }
@@ -203,6 +203,12 @@ impl VectorIndex for Hnsw {
             self.rebuild(cx)?;
         }
         files::save(cx, dir, self.spec, &self.segment.read())
+    }
+
+    fn warm_up(&self, cx: &dyn CallContext) -> Result<()> {
+        cx.check()?;
+        self.segment.read().warm_up();
+        Ok(())
     }
 
     fn memory_use(&self) -> MemoryUse {
@@ -225,16 +231,20 @@ impl VectorIndex for Hnsw {
 
     fn describe(&self) -> String {
         let segment = self.segment.read();
-        let (max_connections, ef_construction) = segment.graph().build_parameters();
+        let (links, memory) = (segment.links(), segment.memory_use());
+        let levels = links.points();
         serde_json::json!({
             "engine": "hnsw_rs",
-            "max_connections": max_connections,
-            "ef_construction": ef_construction,
+            "max_connections": self.parameters.max_connections,
+            "ef_construction": self.parameters.ef_construction,
             "ef_search": self.ef_search.load(Ordering::Relaxed),
             "exact_below": self.parameters.exact_below,
             "use_parallel": self.parameters.use_parallel,
-            "layers": segment.graph().layers(),
-            "mean_connections": segment.graph().mean_connections(),
+            "max_level": levels.len().saturating_sub(1),
+            "levels": levels,
+            "mean_connections": links.mean_connections(),
+            "memory_bytes": memory.resident,
+            "mapped_bytes": memory.mapped,
             "simd": segment.simd(),
         })
         .to_string()

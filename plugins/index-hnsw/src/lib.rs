@@ -5,19 +5,20 @@
 //!
 //! | hazard of `hnsw_rs` 0.3.5 | where it is met |
 //! |---|---|
-//! | ends the process on bad files and parameters | `options`, `files` |
+//! | ends the process on bad files and parameters | `options`; `graph` writes the files that it loads |
 //! | no delete, no update, one id returned twice; many equal vectors cut the graph in two | `segment` |
 //! | panics on NaN and on a negative distance, takes any width | `index`, `distance` |
 //! | keeps every vector in memory, and out of reach by its id | `rows` |
-//! | prints to standard output | `graph` |
+//! | prints to standard output when it saves | `files` |
 //! | uses the global thread pool, even to drop a graph | `graph` |
-//! | panics in a filtered search of breadth 1; allocates whatever breadth it is asked for | `graph` |
+//! | searches through a hash table and an allocation a link; panics in one of breadth 1 under a filter | `links` |
 //! | forgets its level distribution when it is loaded | `graph` |
 mod distance;
 mod files;
 mod graph;
 mod ids;
 mod index;
+mod links;
 mod options;
 mod rows;
 mod segment;

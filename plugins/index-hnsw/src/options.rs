@@ -1,9 +1,7 @@
+use crate::graph::LAYERS;
 use magray_plugin_api::{Error, ErrorCode, Result};
 use serde::Deserialize;
 use std::{fmt, ops::RangeInclusive};
-
-/// Layers of a graph of `hnsw_rs`. It can be told to use fewer, and then cannot save the graph.
-const LAYERS: usize = 16;
 
 /// More rows than this are not reserved ahead: it is a hint, and a slip of the finger in it should
 /// not take the memory of the machine.

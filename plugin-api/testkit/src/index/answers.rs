@@ -26,7 +26,10 @@ pub(super) const CHECKS: &[Entry] = &[
         recall(subject, Metric::Dot)
     }),
     ("recall-l2", "it finds the nearest vectors, all if it is exact", |subject| recall(subject, Metric::L2)),
-    ("agrees-with-model", "all of this holds after random upserts and removals", agrees_with_model),
+    ("takes-zero", "a zero vector is one like any other, but under cosine", takes_zero),
+    ("agrees-with-model", "all of this holds after random upserts and removals", |subject| {
+        agrees_with_model(subject, 300, Ok)
+    }),
 ];
 
 /// The share that an index must find.
@@ -177,24 +180,53 @@ fn recall(subject: &Subject<'_>, metric: Metric) -> Checked {
     agrees(&*index, &oracle, queries, 10, None)
 }
 
-fn agrees_with_model(subject: &Subject<'_>) -> Checked {
-    for metric in METRICS {
-        let mut random = Random(10);
-        let spec = IndexSpec { dim: DIM, metric };
-        let (index, mut oracle) = match made(subject, spec, &[], &[]) {
+fn takes_zero(subject: &Subject<'_>) -> Checked {
+    let mut skipped = Err(Outcome::Skipped("it does cosine alone".into()));
+    for metric in [Metric::L2, Metric::Dot] {
+        let mut vectors = unit_vectors(3, 30);
+        vectors[..2 * DIM].fill(0.0);
+        let (index, oracle) = match made(subject, IndexSpec { dim: DIM, metric }, &ids(30), &vectors) {
             Err(Outcome::Skipped(_)) => continue,
             made => made?,
         };
-        for _ in 0..300 {
+        agrees(&*index, &oracle, &vectors[..5 * DIM], 30, None)?;
+        skipped = Ok(());
+    }
+    skipped
+}
+
+/// Random calls, `steps` of them under each metric, with `between` now and then: what it makes of the
+/// index must hold the same.
+pub(super) fn agrees_with_model(
+    subject: &Subject<'_>,
+    steps: usize,
+    mut between: impl FnMut(Index) -> Checked<Index>,
+) -> Checked {
+    for metric in METRICS {
+        let mut random = Random(10);
+        let spec = IndexSpec { dim: DIM, metric };
+        let (mut index, mut oracle) = match made(subject, spec, &[], &[]) {
+            Err(Outcome::Skipped(_)) => continue,
+            made => made?,
+        };
+        // Vectors come again under other ids, as equal texts do.
+        let pool = random.vectors(100, DIM);
+        for _ in 0..steps {
             let count = random.below(8) as usize;
             let ids: Vec<u64> = (0..count).map(|_| random.below(200)).collect();
             if random.below(3) == 0 {
                 let (expected, removed) = (oracle.remove(&ids), index.remove(&Cx::free(), &ids)?);
                 ensure!(removed == expected, "remove({ids:?}) says {removed}, {expected} were there");
             } else {
-                let vectors = random.vectors(count, DIM);
+                let vectors = match random.below(2) {
+                    0 => random.vectors(count, DIM),
+                    _ => ids.iter().flat_map(|_| row(&pool, random.below(100) as usize)).copied().collect(),
+                };
                 index.upsert(&Cx::free(), &ids, &vectors)?;
                 oracle.upsert(&ids, &vectors);
+            }
+            if random.below(12) == 0 {
+                index = between(index)?;
             }
             let (live, expected) = (index.stats().live, oracle.ids().len() as u64);
             ensure!(live == expected, "{expected} ids are left, stats() says {live}");

@@ -1,6 +1,9 @@
 //! Checks of `save` and `open`.
 
-use super::{DIM, Entry, Index, METRICS, Subject, ids, row, search, unchanged, unit_vectors};
+use super::{
+    DIM, Entry, Index, METRICS, Subject, answers::agrees_with_model, ids, row, search, unchanged,
+    unit_vectors,
+};
 use crate::{Checked, Cx, Outcome, ensure, random::Random, refused};
 use magray_plugin_api::{ErrorCode, IndexSpec, VectorIndex};
 use std::{
@@ -13,6 +16,11 @@ pub(super) const CHECKS: &[Entry] = &[
     ("saves-and-opens", "an opened index gives the answers of the one that was saved", saves_and_opens),
     ("opens-empty", "an index without vectors is saved and opened like any other", opens_empty),
     ("opened-is-writable", "an opened index is written to and saved again", opened_is_writable),
+    (
+        "agrees-when-reopened",
+        "random calls with save() and open() among them change no answer",
+        agrees_reopened,
+    ),
     ("outlives-its-files", "the folder may be deleted while the index is open", outlives_its_files),
     ("refuses-other-spec", "files of another width or metric give CORRUPT_DATA", refuses_other_spec),
     ("refuses-missing-files", "a folder without a file of the index is an error", refuses_missing_files),
@@ -121,6 +129,10 @@ fn opened_is_writable(subject: &Subject<'_>) -> Checked {
     let all = search(&*again, row(&vectors, 0), 200, None)?.len();
     ensure!(all == 100, "100 ids are stored, a search for all finds {all}");
     Ok(())
+}
+
+fn agrees_reopened(subject: &Subject<'_>) -> Checked {
+    agrees_with_model(subject, 100, |index| subject.reopened(&*index))
 }
 
 fn outlives_its_files(subject: &Subject<'_>) -> Checked {

@@ -22,6 +22,7 @@ enum Fault {
     IgnoresTruncation,
     OpensAnySpec,
     SavesRemoved,
+    RefusesZero,
 }
 
 /// The oracle as an index.
@@ -99,6 +100,10 @@ impl VectorIndex for Exact {
         match self.spec.check_upsert(ids, vectors) {
             Err(_) if self.fault == Fault::TakesReservedId && ids.contains(&u64::MAX) => {}
             result => result?,
+        }
+        let is_zero = |vector: &[f32]| vector.iter().all(|&v| v == 0.0);
+        if self.fault == Fault::RefusesZero && vectors.chunks_exact(self.spec.dim).any(is_zero) {
+            return Err(Error::invalid_input("a vector is zero"));
         }
         if self.fault != Fault::IgnoresCancel {
             cx.check()?;
@@ -202,6 +207,8 @@ fn a_wrong_index_is_caught() {
         (Fault::IgnoresTruncation, "refuses-truncated-files"),
         (Fault::OpensAnySpec, "refuses-other-spec"),
         (Fault::SavesRemoved, "saves-and-opens"),
+        (Fault::SavesRemoved, "agrees-when-reopened"),
+        (Fault::RefusesZero, "takes-zero"),
     ] {
         let make = |spec| -> Result<Index> { Ok(Box::new(Exact::new(fault, spec))) };
         let open = |spec, dir: &Path| -> Result<Index> { Ok(Box::new(Exact::open(fault, spec, dir)?)) };
