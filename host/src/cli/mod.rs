@@ -1,6 +1,7 @@
 //! The command line. Only this module prints: answers on stdout, everything else on stderr.
 mod add;
 mod args;
+mod backup;
 mod bench;
 mod cache;
 mod config;
@@ -13,6 +14,7 @@ mod list;
 mod model;
 mod plugin;
 mod reembed;
+mod restore;
 mod search;
 mod shell;
 mod stats;
@@ -72,6 +74,8 @@ enum Command {
     Stats(stats::Stats),
     Embed(embed::Embed),
     Reembed(reembed::Reembed),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
     #[command(subcommand)]
     Cache(cache::Cache),
     #[command(subcommand)]
@@ -202,6 +206,8 @@ impl Command {
             Self::Stats(stats) => stats.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),
             Self::Reembed(reembed) => reembed.run(global, terminal),
+            Self::Backup(backup) => backup.run(global, terminal),
+            Self::Restore(restore) => restore.run(global, terminal),
             Self::Cache(cache) => cache.run(global, terminal),
             Self::Model(model) => model.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),

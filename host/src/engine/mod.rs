@@ -1,15 +1,18 @@
 //! The one facade that the command line, and every later way in, uses.
 mod add;
 mod backends;
+mod backup;
 mod error;
 mod index_files;
 mod model;
 mod reembed;
+mod room;
 mod search;
 mod setup;
 mod upkeep;
 
 pub use add::NewMemory;
+pub use backup::{BackupReport, RestoreReport};
 pub use error::EngineError;
 pub use index_files::{FileReport, IndexProgress, IndexReport, IndexRequest};
 pub use model::{ModelChoice, ModelOrigins};
