@@ -6,12 +6,15 @@ mod bench;
 mod cache;
 mod config;
 mod embed;
+mod export;
 mod forget;
 mod get;
 mod gpu;
+mod import;
 mod index;
 mod list;
 mod model;
+mod npy;
 mod plugin;
 mod reembed;
 mod restore;
@@ -20,6 +23,7 @@ mod shell;
 mod stats;
 mod terminal;
 mod view;
+mod whole_file;
 
 use crate::{
     bench::BenchError,
@@ -76,6 +80,8 @@ enum Command {
     Reembed(reembed::Reembed),
     Backup(backup::Backup),
     Restore(restore::Restore),
+    Export(export::Export),
+    Import(import::Import),
     #[command(subcommand)]
     Cache(cache::Cache),
     #[command(subcommand)]
@@ -208,6 +214,8 @@ impl Command {
             Self::Reembed(reembed) => reembed.run(global, terminal),
             Self::Backup(backup) => backup.run(global, terminal),
             Self::Restore(restore) => restore.run(global, terminal),
+            Self::Export(export) => export.run(global, terminal),
+            Self::Import(import) => import.run(global, terminal),
             Self::Cache(cache) => cache.run(global, terminal),
             Self::Model(model) => model.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),

@@ -9,6 +9,7 @@ mod reembed;
 mod room;
 mod search;
 mod setup;
+mod transfer;
 mod upkeep;
 
 pub use add::NewMemory;
@@ -19,6 +20,7 @@ pub use model::{ModelChoice, ModelOrigins};
 pub use reembed::{Place, Reembed, ReembedPlan, ReembedReport, SpaceReport};
 pub use search::{SearchHit, SearchRequest, SearchResponse};
 pub use setup::{Setup, default_data_dir};
+pub use transfer::{BadLine, ExportReport, ExportVectors, ImportInput, ImportProgress, ImportReport};
 
 use crate::{
     config::LayerSettings,

@@ -1,6 +1,17 @@
 use super::{EngineError, Setup};
 use std::path::Path;
 
+/// Bytes that a record takes on disk beside text and vector.
+const RECORD_BYTES: u64 = 1024;
+/// Times that a text is written: as a record, into the keywords, and once more into the log of both.
+const TEXT_COPIES: u64 = 4;
+
+/// About what records take on disk: so many of them, with so many bytes of text, with vectors `dim` wide.
+pub(super) fn record_bytes(records: u64, text_bytes: u64, dim: usize) -> u64 {
+    // A vector is f16, and is written to the log too.
+    records * (RECORD_BYTES + 4 * dim as u64) + TEXT_COPIES * text_bytes
+}
+
 impl Setup {
     /// Refuses a large write before it begins, where it would leave less free than
     /// `[store] min_free_bytes`.

@@ -438,7 +438,9 @@ mod tests {
     use std::path::PathBuf;
     use tempfile::TempDir;
 
-    const GO_ON: fn(BackupProgress) -> ControlFlow<()> = |_| ControlFlow::Continue(());
+    fn go_on() -> impl FnMut(BackupProgress) -> ControlFlow<()> {
+        |_| ControlFlow::Continue(())
+    }
 
     /// A store of some records, and a backup of it.
     fn backed_up() -> (Fixture, TempDir, PathBuf, BackupManifest) {
@@ -448,7 +450,7 @@ mod tests {
         f.store.add(Some(space), (0..200).map(record).collect()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("copy.db");
-        let manifest = f.store.backup(&path, &mut GO_ON).unwrap().unwrap();
+        let manifest = f.store.backup(&path, &mut go_on()).unwrap().unwrap();
         (f, folder, path, manifest)
     }
 
@@ -460,9 +462,9 @@ mod tests {
     fn a_backup_comes_back_as_a_database_of_its_own() {
         let (f, folder, path, manifest) = backed_up();
         assert_eq!((manifest.records(), manifest.layers[1].vectors), (200, 200));
-        assert_eq!(verify_backup(&path, &mut GO_ON).unwrap(), Some(manifest.clone()));
+        assert_eq!(verify_backup(&path, &mut go_on()).unwrap(), Some(manifest.clone()));
         let new = folder.path().join("new.db");
-        assert_eq!(unpack_backup(&path, &new, &mut GO_ON).unwrap(), Some(manifest));
+        assert_eq!(unpack_backup(&path, &new, &mut go_on()).unwrap(), Some(manifest));
         let restored = Store::open(&new, &NORMAL).unwrap();
         assert_eq!(texts(&restored), texts(&f.store));
         assert_eq!(restored.check().unwrap(), Vec::<String>::new());
@@ -479,7 +481,7 @@ mod tests {
         assert_eq!((count, sound.as_str()), (200, "ok"));
         drop(db);
         assert_eq!(folder.path().read_dir().unwrap().count(), 1);
-        assert!(verify_backup(&path, &mut GO_ON).is_ok());
+        assert!(verify_backup(&path, &mut go_on()).is_ok());
     }
 
     #[test]
@@ -525,10 +527,10 @@ mod tests {
         let damaged = folder.path().join("damaged.db");
         let refused = |bytes: &[u8], what: &str| {
             fs::write(&damaged, bytes).unwrap();
-            let error = verify_backup(&damaged, &mut GO_ON).expect_err(what);
+            let error = verify_backup(&damaged, &mut go_on()).expect_err(what);
             assert!(matches!(error, StoreError::NotABackup { .. }), "{what}: {error}");
             let new = folder.path().join("new.db");
-            assert!(unpack_backup(&damaged, &new, &mut GO_ON).is_err(), "{what}");
+            assert!(unpack_backup(&damaged, &new, &mut go_on()).is_err(), "{what}");
         };
         for at in (0..64).map(|n| n * (whole.len() - 1) / 63) {
             let mut bytes = whole.clone();
@@ -550,7 +552,7 @@ mod tests {
         fs::write(&newer, &fs::read(&path).unwrap()[..manifest.bytes as usize]).unwrap();
         manifest.schema_version = schema::VERSION + 1;
         seal(&newer, &manifest).unwrap();
-        assert!(matches!(verify_backup(&newer, &mut GO_ON), Err(StoreError::NewerSchema { .. })));
+        assert!(matches!(verify_backup(&newer, &mut go_on()), Err(StoreError::NewerSchema { .. })));
     }
 
     #[test]
@@ -560,7 +562,7 @@ mod tests {
         fs::write(&other, &fs::read(&path).unwrap()[..manifest.bytes as usize]).unwrap();
         manifest.layers[1].vectors -= 1;
         seal(&other, &manifest).unwrap();
-        let error = verify_backup(&other, &mut GO_ON).unwrap_err().to_string();
+        let error = verify_backup(&other, &mut go_on()).unwrap_err().to_string();
         assert!(error.contains("vectors: 200") && error.contains("vectors: 199"), "{error}");
     }
 
@@ -570,7 +572,7 @@ mod tests {
         f.store.add(None, vec![note("after the backup")]).unwrap();
         let (database, _data) = f.close();
         let (new, keep) = (folder.path().join("new.db"), database.with_extension("kept"));
-        unpack_backup(&path, &new, &mut GO_ON).unwrap();
+        unpack_backup(&path, &new, &mut go_on()).unwrap();
         let exclusive = Exclusive::take(&database).unwrap();
         assert_eq!(replace_database(&database, &new, &keep), Ok(true));
         drop(exclusive);
@@ -606,7 +608,7 @@ mod tests {
         let (database, _data) = f.close();
         fs::write(&database, "no database").unwrap();
         let (new, keep) = (folder.path().join("new.db"), database.with_extension("kept"));
-        unpack_backup(&path, &new, &mut GO_ON).unwrap();
+        unpack_backup(&path, &new, &mut go_on()).unwrap();
         assert_eq!(replace_database(&database, &new, &keep), Ok(true));
         assert_eq!(texts(&Store::open(&database, &NORMAL).unwrap()).len(), 200);
         assert_eq!(fs::read(&keep).unwrap(), b"no database");
@@ -621,7 +623,7 @@ mod tests {
         fs::remove_file(&database).unwrap();
         fs::write(with_suffix(&database, "-wal"), &log).unwrap();
         let (new, keep) = (folder.path().join("new.db"), database.with_extension("kept"));
-        unpack_backup(&path, &new, &mut GO_ON).unwrap();
+        unpack_backup(&path, &new, &mut go_on()).unwrap();
         assert_eq!(replace_database(&database, &new, &keep), Ok(false));
         assert_eq!(texts(&Store::open(&database, &NORMAL).unwrap()).len(), 200);
         assert_eq!(fs::read(with_suffix(&keep, "-wal")).unwrap(), log);

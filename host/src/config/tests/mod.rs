@@ -223,7 +223,7 @@ fn rendering_gives_every_value_its_origin() {
     assert!(
         rendered.contains("\n[memory.index]\nprofile = \"x\"  # m.toml:2\nseal_after = 1000  # default\n")
     );
-    assert!(rendered.ends_with("durability = \"full\"  # default\n"), "{rendered}");
+    assert!(rendered.ends_with("min_free_bytes = 67108864  # default\n"), "{rendered}");
     assert!(rendered.contains("[log]\nlevel = \"info\"  # env MAGRAY_LOG__LEVEL\n"));
 }
 
