@@ -14,7 +14,7 @@ pub(super) fn record_bytes(records: u64, text_bytes: u64, dim: usize) -> u64 {
 
 impl Setup {
     /// Refuses a large write before it begins, where it would leave less free than
-    /// `[store] min_free_bytes`.
+    /// `[store] min_free_bytes`. Where that is 0, the disk itself says when it is full.
     ///
     /// # Errors
     /// [`EngineError::NoRoom`].
@@ -22,7 +22,7 @@ impl Setup {
         let reserve = self.config.store.min_free_bytes;
         // A system that does not say how much there is will say when there is no more.
         match fs4::available_space(dir) {
-            Ok(free) if needed.saturating_add(reserve) > free => Err(EngineError::NoRoom {
+            Ok(free) if reserve > 0 && needed.saturating_add(reserve) > free => Err(EngineError::NoRoom {
                 dir: dir.to_path_buf(),
                 what: what.to_owned(),
                 needed,
