@@ -94,12 +94,12 @@ fn a_file_that_is_no_database_is_left_alone() {
 
 /// Root may write anywhere, so these look through the eyes of another user.
 #[cfg(target_os = "linux")]
-mod permissions {
+pub(crate) mod permissions {
     use super::*;
     use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
     /// The same command as somebody who may only read.
-    fn as_nobody(command: &Command) -> Command {
+    pub(crate) fn as_nobody(command: &Command) -> Command {
         // SAFETY: `geteuid` has no preconditions.
         let root = unsafe { libc::geteuid() } == 0;
         let mut other = Command::new(if root { "setpriv" } else { "env" });

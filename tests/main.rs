@@ -1,5 +1,6 @@
 //! The real binary with real plugin libraries, as a user runs it. One test program, so that it is
 //! linked once.
+mod backup;
 mod bad_input;
 mod bench_index;
 mod cache;
@@ -8,6 +9,7 @@ mod cli;
 mod config;
 mod crash;
 mod damage;
+mod disk;
 mod embed;
 mod evolution;
 mod examples;

@@ -5,6 +5,7 @@ mod output;
 use super::{
     Failure, Outcome,
     args::Global,
+    npy::Dtype,
     setup,
     terminal::{Terminal, UntilInterrupted},
     view,
@@ -13,7 +14,7 @@ use crate::engine::{Engine, EngineError};
 use clap::{Args, ValueEnum};
 use input::{Format, Source, Text};
 use magray_plugin_api::Role;
-use output::{Dtype, Encoding, Sink};
+use output::{Encoding, Sink};
 use serde::Serialize;
 use std::{path::PathBuf, time::Instant};
 

@@ -1,24 +1,30 @@
 //! The command line. Only this module prints: answers on stdout, everything else on stderr.
 mod add;
 mod args;
+mod backup;
 mod bench;
 mod cache;
 mod config;
 mod embed;
+mod export;
 mod forget;
 mod get;
 mod gpu;
+mod import;
 mod index;
 mod list;
 mod model;
+mod npy;
 mod plugin;
 mod reembed;
+mod restore;
 mod search;
 mod shell;
 mod stats;
 mod sync;
 mod terminal;
 mod view;
+mod whole_file;
 
 use crate::{
     bench::BenchError,
@@ -74,6 +80,10 @@ enum Command {
     Sync(sync::Sync),
     Embed(embed::Embed),
     Reembed(reembed::Reembed),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
+    Export(export::Export),
+    Import(import::Import),
     #[command(subcommand)]
     Cache(cache::Cache),
     #[command(subcommand)]
@@ -205,6 +215,10 @@ impl Command {
             Self::Sync(sync) => sync.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),
             Self::Reembed(reembed) => reembed.run(global, terminal),
+            Self::Backup(backup) => backup.run(global, terminal),
+            Self::Restore(restore) => restore.run(global, terminal),
+            Self::Export(export) => export.run(global, terminal),
+            Self::Import(import) => import.run(global, terminal),
             Self::Cache(cache) => cache.run(global, terminal),
             Self::Model(model) => model.run(global, terminal),
             Self::Plugin(plugin) => plugin.run(global, terminal),

@@ -5,7 +5,10 @@ use super::{
     terminal::{BOLD, Terminal},
     view,
 };
-use crate::embedding::{EmbeddingStatus, MemberStatus};
+use crate::{
+    config,
+    embedding::{EmbeddingStatus, MemberStatus},
+};
 use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -20,6 +23,8 @@ struct StatsJson {
     database_bytes: u64,
     wal_bytes: u64,
     schema_version: i64,
+    /// What an acknowledged write survives, by `[store] durability`.
+    durability: config::Durability,
     sources: u64,
     backend: String,
     model: String,
@@ -87,6 +92,7 @@ impl Stats {
             database_bytes: stats.database_bytes,
             wal_bytes: stats.wal_bytes,
             schema_version: stats.schema_version,
+            durability: engine.setup().config.store.durability,
             sources: stats.sources,
             backend: embedding.backend().to_owned(),
             model: embedding.info().model.clone(),
@@ -115,6 +121,15 @@ fn print(terminal: &Terminal, stats: &StatsJson) -> Result<(), Failure> {
     if stats.unembedded > 0 {
         terminal.print(format_args!("{} records have no vector of this model", stats.unembedded))?;
     }
+    terminal.print(format_args!(
+        "what is stored survives {}",
+        match stats.durability {
+            config::Durability::Full => "a loss of power (durability full: each commit waits for the disk)",
+            config::Durability::Normal => {
+                "the end of the program; a loss of power may undo the last writes (durability normal)"
+            }
+        }
+    ))?;
     let CacheJson { entries, bytes, hits, misses } = stats.cache;
     terminal.print(format_args!(
         "cache: {entries} embeddings on disk, {}; {}",

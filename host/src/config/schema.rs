@@ -444,6 +444,9 @@ pub struct Store {
     /// Milliseconds to wait for another process that holds the database.
     #[serde(deserialize_with = "whole::<0, 3_600_000, _, _>")]
     pub busy_timeout_ms: u64,
+    /// Bytes that a large write must leave free on its disk.
+    #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
+    pub min_free_bytes: u64,
 }
 
 /// `[plugins]`

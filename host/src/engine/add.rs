@@ -1,4 +1,4 @@
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, room};
 use crate::store::{Added, Layer, NewRecord};
 use magray_plugin_api::{CallContext, Role};
 
@@ -42,6 +42,9 @@ impl Engine {
         let vectors = self.vectors()?;
         let dim = vectors.embedding.info().dim;
         let texts: Vec<&str> = memories.iter().map(|memory| memory.text.trim()).collect();
+        let bytes = texts.iter().map(|text| text.len() as u64).sum();
+        let needed = room::record_bytes(texts.len() as u64, bytes, dim);
+        self.setup.ensure_room(&self.setup.data_dir, needed, "what is to be added")?;
         let embedded = vectors.embedding.embed(cx, &texts, Role::Passage)?;
         let records = memories.iter().zip(embedded.chunks_exact(dim)).map(|(memory, vector)| {
             let layer = memory.layer.unwrap_or_else(|| self.default_layer());

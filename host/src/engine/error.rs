@@ -1,5 +1,6 @@
 use crate::{embedding::EmbeddingError, indexing::IndexError, plugins::PluginError, store::StoreError};
 use magray_plugin_api::ErrorCode;
+use std::{io, path::PathBuf};
 
 /// Why the engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,16 @@ pub enum EngineError {
     /// The request itself cannot be.
     #[error("{0}")]
     Invalid(String),
+    /// Nothing of the write was begun.
+    #[error(
+        "too little room in {}: {what} takes about {} MiB, {} MiB are free, and {} MiB are to stay free; \
+         make room, or lower [store] min_free_bytes",
+        .dir.display(), .needed.div_ceil(1 << 20), .free >> 20, .reserve.div_ceil(1 << 20)
+    )]
+    NoRoom { dir: PathBuf, what: String, needed: u64, free: u64, reserve: u64 },
+    /// Input or output of the caller.
+    #[error(transparent)]
+    Io(#[from] io::Error),
     #[error("interrupted; what was stored so far is kept, and the same command goes on from there")]
     Interrupted,
 }

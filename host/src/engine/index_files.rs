@@ -3,7 +3,7 @@
 #[cfg(feature = "cpu")]
 mod tests;
 
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, room};
 use crate::{
     ingest::{self, Chunk, FileEntry, FileKind, Skip, WalkOptions},
     store::{Layer, NewRecord, NewSource, SourceRef},
@@ -307,6 +307,11 @@ impl Engine {
             }
             sources.push((source, records));
         }
+        let records = sources.iter().map(|(_, records)| records.len() as u64).sum();
+        let bytes =
+            sources.iter().flat_map(|(_, records)| records).map(|record| record.text.len() as u64).sum();
+        let needed = room::record_bytes(records, bytes, vectors.embedding.info().dim);
+        self.setup.ensure_room(&self.setup.data_dir, needed, "the next passages")?;
         let texts: Vec<&str> = missing.iter().map(|(_, _, text)| text.as_str()).collect();
         let embedded = vectors.embedding.embed(cx, &texts, Role::Passage)?;
         let dim = vectors.embedding.info().dim;

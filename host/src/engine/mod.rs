@@ -1,21 +1,26 @@
 //! The one facade that the command line, and every later way in, uses.
 mod add;
 mod backends;
+mod backup;
 mod error;
 mod index_files;
 mod model;
 mod reembed;
+mod room;
 mod search;
 mod setup;
+mod transfer;
 mod upkeep;
 
 pub use add::NewMemory;
+pub use backup::{BackupReport, RestoreReport};
 pub use error::EngineError;
 pub use index_files::{FileReport, IndexProgress, IndexReport, IndexRequest};
 pub use model::{ModelChoice, ModelOrigins};
 pub use reembed::{Place, Reembed, ReembedPlan, ReembedReport, SpaceReport};
 pub use search::{SearchHit, SearchRequest, SearchResponse};
 pub use setup::{Setup, default_data_dir};
+pub use transfer::{BadLine, ExportReport, ExportVectors, ImportInput, ImportProgress, ImportReport};
 
 use crate::{
     config::LayerSettings,

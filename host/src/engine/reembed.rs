@@ -17,8 +17,6 @@ const SAMPLE: usize = 256;
 const LAST_ROUND: usize = 128;
 /// Bytes that a vector takes in the database beside its numbers, as measured.
 const ROW_BYTES: u64 = 48;
-/// Bytes that must stay free beside what is estimated.
-const SPARE_BYTES: u64 = 64 << 20;
 
 /// What a space holds and takes.
 #[derive(Clone, Debug)]
@@ -249,7 +247,7 @@ impl Reembed<'_> {
     /// told how many of how many records have their vector.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] where the disk has no room, or another [`EngineError`].
+    /// [`EngineError::NoRoom`], or another [`EngineError`].
     pub fn run(
         &self,
         cx: &dyn CallContext,
@@ -258,16 +256,8 @@ impl Reembed<'_> {
         let (engine, target) = (self.engine, &*self.target);
         let store = &engine.store;
         let (from, to) = self.reports()?;
-        let (needed, free) = (more_bytes(from.as_ref(), &to), self.free_bytes()?);
-        if needed + SPARE_BYTES > free {
-            return Err(EngineError::Invalid(format!(
-                "the vectors and the index of {} will take about {} MiB, and {} MiB are free; make room, or drop what \
-                 other models left by `magray reembed --drop-old`",
-                to.model,
-                needed.div_ceil(1 << 20),
-                free >> 20
-            )));
-        }
+        let what = format!("to embed everything for {}", to.model);
+        engine.setup.ensure_room(&engine.setup.data_dir, more_bytes(from.as_ref(), &to), &what)?;
         target.embedding.keep_standby();
         let total = to.missing + to.embedded;
         let mut embedded = 0;

@@ -2,7 +2,7 @@
 use super::{
     Durability, StoreOptions,
     error::{Fault, StoreError},
-    schema,
+    schema, with_suffix,
 };
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::{
@@ -54,6 +54,12 @@ pub(super) fn open(path: &Path, flags: OpenFlags, options: &StoreOptions) -> Res
     connection.busy_timeout(options.busy_timeout)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
+}
+
+/// Opens a file that nobody changes, without a lock or a log beside it.
+pub(super) fn open_unchanging(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(immutable_uri(path), flags | OpenFlags::SQLITE_OPEN_URI)
 }
 
 /// Switches to the write-ahead log. SQLite does not wait for the lock that this needs, so we do.
@@ -135,9 +141,7 @@ impl Readers {
     }
 
     fn has_no_log(&self) -> bool {
-        let mut log = self.path.clone().into_os_string();
-        log.push("-wal");
-        std::fs::metadata(log).map_or(true, |log| log.len() == 0)
+        std::fs::metadata(with_suffix(&self.path, "-wal")).map_or(true, |log| log.len() == 0)
     }
 }
 

@@ -72,6 +72,20 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
     },
+    /// The file must be ours alone for this, and another process has it open.
+    #[error("{} is open in another process; end every magray that uses it, then try again", .path.display())]
+    InUse {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The file is no backup, or not what it was when it was made.
+    #[error("{} is no whole backup ({reason}); take another one", .path.display())]
+    NotABackup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The thread that writes has ended; everything acknowledged is stored.
     #[error("the store has stopped after an internal error; restart magray")]
     Stopped,

@@ -8,20 +8,25 @@
 mod access;
 mod active;
 mod add;
+mod backup;
 mod cache;
 mod changes;
 mod commits;
 mod connection;
 mod error;
+mod exclusive;
+mod export;
 mod filter;
 #[cfg(test)]
 mod fixture;
 mod ids;
+mod import;
 mod keywords;
 mod layer;
 #[cfg(test)]
 mod model_test;
 mod parity;
+mod portable;
 mod record;
 mod records;
 mod schema;
@@ -32,17 +37,24 @@ mod writer;
 
 pub use active::{ActiveModel, MissingTexts, SpaceUse};
 pub use add::{Added, Outcome};
+pub use backup::{
+    BackupManifest, BackupProgress, BackupStep, OnBackupProgress, read_backup_manifest, replace_database,
+    sync_folder, unpack_backup, verify_backup,
+};
 pub use cache::{
     CacheCounts, CacheKey, CacheSpace, CacheSpaceStats, DiskCache, DiskCacheOptions, DiskCacheStats,
 };
 pub use changes::{Changed, Changes};
 pub use commits::Commit;
 pub use error::StoreError;
+pub use exclusive::Exclusive;
 pub use filter::Filter;
 pub use ids::IdSet;
+pub use import::{ImportDefaults, ImportRecord, Imported};
 pub use keywords::KeywordHit;
 pub use layer::Layer;
 pub use parity::ParityReference;
+pub use portable::{PortableRecord, PortableVector};
 pub use record::{NewRecord, Record, RecordId, SourceRef};
 pub use sources::{NewSource, Source, SourceOutcome};
 pub use stats::{LayerStats, StoreStats};
@@ -99,6 +111,8 @@ pub struct Store {
     /// `None` where the store is read only.
     writer: Option<Writer>,
     id: OnceLock<[u8; 16]>,
+    /// Goes last: then nothing of the database is open any more.
+    _shared: Option<std::fs::File>,
 }
 
 impl Store {
@@ -109,11 +123,14 @@ impl Store {
     /// Any [`StoreError`] about the file. A file that is no database of ours, is damaged, or comes
     /// from a newer version is left as it is.
     pub fn open(path: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
+        if !options.read_only {
+            create_folder(path)?;
+        } else if !path.exists() {
+            return Err(StoreError::Missing { path: path.to_path_buf() });
+        }
+        let shared = exclusive::share(path, options.busy_timeout)?;
         let readers = Readers::new(path, options);
         let writer = if options.read_only {
-            if !path.exists() {
-                return Err(StoreError::Missing { path: path.to_path_buf() });
-            }
             let version = readers.read(|db| schema::version(db, path))?;
             if version < schema::VERSION {
                 let reason = format!("its schema of version {version} must first become {}", schema::VERSION);
@@ -121,10 +138,10 @@ impl Store {
             }
             None
         } else {
-            create_folder(path)?;
             Some(Writer::start(path, options)?)
         };
-        Ok(Self { path: path.to_path_buf(), readers, accesses: Accesses::new(), writer, id: OnceLock::new() })
+        let (path, accesses) = (path.to_path_buf(), Accesses::new());
+        Ok(Self { path, readers, accesses, writer, id: OnceLock::new(), _shared: shared })
     }
 
     /// What tells this database from every other, even from one that is made at the same path when
@@ -181,7 +198,7 @@ impl Store {
 }
 
 /// Makes the folder of the database where it is missing. Nobody else may look into a new one.
-fn create_folder(database: &Path) -> Result<(), StoreError> {
+pub(crate) fn create_folder(database: &Path) -> Result<(), StoreError> {
     let Some(folder) = database.parent() else { return Ok(()) };
     let mut builder = std::fs::DirBuilder::new();
     #[cfg(unix)]
@@ -190,6 +207,13 @@ fn create_folder(database: &Path) -> Result<(), StoreError> {
         .recursive(true)
         .create(folder)
         .map_err(|error| StoreError::Folder { path: folder.to_path_buf(), reason: error.to_string() })
+}
+
+/// The path of a file that stands beside another and is called after it.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Milliseconds since 1970.

@@ -1,5 +1,6 @@
 use super::Layer;
 use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The id of a record inside one database; an index stores vectors under it. Never used again.
@@ -37,7 +38,8 @@ impl FromSql for RecordId {
 }
 
 /// The lines of a file that a text was taken from, counted from 1, both included.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SourceRef {
     /// The file.
     pub path: String,
@@ -142,12 +144,17 @@ impl NewRecord {
 
     /// Equal for records that say the same.
     pub(super) fn content_hash(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        let title = self.title.as_deref().unwrap_or_default();
-        // The length keeps title and text apart.
-        hasher.update(&(title.len() as u64).to_le_bytes());
-        hasher.update(title.as_bytes());
-        hasher.update(self.text.as_bytes());
-        *hasher.finalize().as_bytes()
+        content_hash(self.title.as_deref(), &self.text)
     }
+}
+
+/// Equal for records that say the same.
+pub(super) fn content_hash(title: Option<&str>, text: &str) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let title = title.unwrap_or_default();
+    // The length keeps title and text apart.
+    hasher.update(&(title.len() as u64).to_le_bytes());
+    hasher.update(title.as_bytes());
+    hasher.update(text.as_bytes());
+    *hasher.finalize().as_bytes()
 }

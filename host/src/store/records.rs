@@ -126,7 +126,7 @@ impl Store {
     }
 }
 
-fn ids(db: &Connection, sql: &str, values: Vec<Value>) -> Result<Vec<RecordId>, Fault> {
+pub(super) fn ids(db: &Connection, sql: &str, values: Vec<Value>) -> Result<Vec<RecordId>, Fault> {
     let mut ids = db.prepare_cached(sql)?;
     Ok(ids.query_map(params_from_iter(values), |row| row.get(0))?.collect::<Result<_, _>>()?)
 }
@@ -162,7 +162,7 @@ pub(super) fn remove_tags(db: &Connection, id: RecordId) -> rusqlite::Result<()>
     Ok(())
 }
 
-fn read_record(db: &Connection, id: RecordId) -> rusqlite::Result<Option<Record>> {
+pub(super) fn read_record(db: &Connection, id: RecordId) -> rusqlite::Result<Option<Record>> {
     db.prepare_cached(&format!("SELECT {COLUMNS} FROM records WHERE id = ?1"))?
         .query_row([id], |row| from_row(db, row))
         .optional()

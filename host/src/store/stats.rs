@@ -1,6 +1,7 @@
 //! What the store holds, and whether it is sound.
 use super::{Layer, Store, StoreError, error::Fault, schema, writer::wal_bytes};
 use rusqlite::{Connection, ffi::SQLITE_CORRUPT_VTAB};
+use serde::{Deserialize, Serialize};
 
 /// What a store holds now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct StoreStats {
 }
 
 /// What a layer holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerStats {
     /// The layer.
     pub layer: Layer,
@@ -39,23 +40,9 @@ impl Store {
     /// What SQLite says.
     pub fn stats(&self) -> Result<StoreStats, StoreError> {
         self.read(|db| {
-            let layers = Layer::ALL.into_iter().map(|layer| {
-                let count = |sql: &str| db.prepare_cached(sql)?.query_row([layer], |row| row.get(0));
-                Ok(LayerStats {
-                    layer,
-                    records: count("SELECT count(*) FROM records WHERE layer = ?1")?,
-                    vectors: count(
-                        "SELECT (SELECT count(*) FROM vectors
-                                 WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1)
-                              - (SELECT count(*) FROM vectors
-                                 WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1
-                                   AND length(vector) = 0)",
-                    )?,
-                })
-            });
             let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, u64>(0));
             Ok(StoreStats {
-                layers: layers.collect::<rusqlite::Result<_>>()?,
+                layers: count_layers(db)?,
                 sources: number("SELECT count(*) FROM sources")?,
                 database_bytes: number("PRAGMA page_count")? * number("PRAGMA page_size")?,
                 wal_bytes: wal_bytes(&self.path),
@@ -73,7 +60,7 @@ impl Store {
     /// # Errors
     /// What keeps it from looking.
     pub fn check(&self) -> Result<Vec<String>, StoreError> {
-        let mut findings = found(self.read(check_tables))?;
+        let mut findings = found(self.read(|db| check_tables(db, "PRAGMA quick_check")))?;
         if self.writer.is_some() {
             findings.extend(found(self.write(check_keywords))?);
         }
@@ -89,8 +76,28 @@ fn found(checked: Result<Vec<String>, StoreError>) -> Result<Vec<String>, StoreE
     }
 }
 
-fn check_tables(db: &Connection) -> Result<Vec<String>, Fault> {
-    let mut check = db.prepare("PRAGMA quick_check")?;
+/// What each layer holds, in the order of [`Layer::ALL`].
+pub(super) fn count_layers(db: &Connection) -> rusqlite::Result<Vec<LayerStats>> {
+    let layers = Layer::ALL.into_iter().map(|layer| {
+        let count = |sql: &str| db.prepare_cached(sql)?.query_row([layer], |row| row.get(0));
+        Ok(LayerStats {
+            layer,
+            records: count("SELECT count(*) FROM records WHERE layer = ?1")?,
+            vectors: count(
+                "SELECT (SELECT count(*) FROM vectors
+                         WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1)
+                      - (SELECT count(*) FROM vectors
+                         WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1
+                           AND length(vector) = 0)",
+            )?,
+        })
+    });
+    layers.collect()
+}
+
+/// Looks for damage of the file, as `pragma` does, and between the tables.
+pub(super) fn check_tables(db: &Connection, pragma: &str) -> Result<Vec<String>, Fault> {
+    let mut check = db.prepare(pragma)?;
     let mut findings: Vec<String> = check.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     findings.retain(|finding| finding != "ok");
     let counts = [

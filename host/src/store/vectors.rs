@@ -343,6 +343,21 @@ pub(super) fn remove(db: &Connection, layer: Layer, id: RecordId) -> rusqlite::R
     Ok(())
 }
 
+/// Takes the vectors of a record along to another layer, in every space.
+pub(super) fn move_to(db: &Connection, from: Layer, to: Layer, id: RecordId) -> rusqlite::Result<()> {
+    let mut moved = db.prepare_cached(
+        "UPDATE vectors SET layer = ?2
+         WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1 AND record_id = ?3 RETURNING space_id",
+    )?;
+    let spaces: Vec<SpaceId> =
+        moved.query_map((from, to, id), |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for space in spaces {
+        changes::log(db, space, from, id)?;
+        changes::log(db, space, to, id)?;
+    }
+    Ok(())
+}
+
 /// The vector as the database has it: `dim` little-endian f16, or nothing where all are zero.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use super::{
     commits::{self, Listeners},
     connection,
     error::{Fault, StoreError},
+    with_suffix,
 };
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::{
@@ -243,9 +244,7 @@ fn ensure_open(transaction: &Transaction<'_>, path: &Path) -> Result<(), StoreEr
 
 /// Bytes of the write-ahead log.
 pub(super) fn wal_bytes(database: &Path) -> u64 {
-    let mut wal = database.as_os_str().to_owned();
-    wal.push("-wal");
-    std::fs::metadata(wal).map_or(0, |metadata| metadata.len())
+    std::fs::metadata(with_suffix(database, "-wal")).map_or(0, |metadata| metadata.len())
 }
 
 #[cfg(test)]

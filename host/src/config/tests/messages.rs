@@ -124,7 +124,7 @@ fn unknown_keys_are_answered_with_the_nearest() {
     );
     assert_eq!(
         file_error("[store]\nzzz = 3\n"),
-        "m.toml:2: unknown key 'zzz' in [store]; the keys are 'busy_timeout_ms', 'durability'"
+        "m.toml:2: unknown key 'zzz' in [store]; the keys are 'busy_timeout_ms', 'durability', 'min_free_bytes'"
     );
     assert_eq!(
         file_error("log.level.deeper = 3\n"),

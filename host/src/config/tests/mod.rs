@@ -222,7 +222,7 @@ fn rendering_gives_every_value_its_origin() {
     let rendered = render_resolved(&load(text, &[("MAGRAY_LOG__LEVEL", "info")], &[]).unwrap());
     assert!(rendered.contains("\n[memory.index]\nprofile = \"x\"  # m.toml:2\n"), "{rendered}");
     assert!(rendered.contains("merge_factor = 8  # default\n"), "{rendered}");
-    assert!(rendered.ends_with("durability = \"full\"  # default\n"), "{rendered}");
+    assert!(rendered.ends_with("min_free_bytes = 67108864  # default\n"), "{rendered}");
     assert!(rendered.contains("[log]\nlevel = \"info\"  # env MAGRAY_LOG__LEVEL\n"));
 }
 

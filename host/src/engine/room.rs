@@ -1,0 +1,35 @@
+use super::{EngineError, Setup};
+use std::path::Path;
+
+/// Bytes that a record takes on disk beside text and vector.
+const RECORD_BYTES: u64 = 1024;
+/// Times that a text is written: as a record, into the keywords, and once more into the log of both.
+const TEXT_COPIES: u64 = 4;
+
+/// About what records take on disk: so many of them, with so many bytes of text, with vectors `dim` wide.
+pub(super) fn record_bytes(records: u64, text_bytes: u64, dim: usize) -> u64 {
+    // A vector is f16, and is written to the log too.
+    records * (RECORD_BYTES + 4 * dim as u64) + TEXT_COPIES * text_bytes
+}
+
+impl Setup {
+    /// Refuses a large write before it begins, where it would leave less free than
+    /// `[store] min_free_bytes`. Where that is 0, the disk itself says when it is full.
+    ///
+    /// # Errors
+    /// [`EngineError::NoRoom`].
+    pub(super) fn ensure_room(&self, dir: &Path, needed: u64, what: &str) -> Result<(), EngineError> {
+        let reserve = self.config.store.min_free_bytes;
+        // A system that does not say how much there is will say when there is no more.
+        match fs4::available_space(dir) {
+            Ok(free) if reserve > 0 && needed.saturating_add(reserve) > free => Err(EngineError::NoRoom {
+                dir: dir.to_path_buf(),
+                what: what.to_owned(),
+                needed,
+                free,
+                reserve,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
