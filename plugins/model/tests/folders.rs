@@ -1,9 +1,9 @@
 //! Model folders, small ones made here and the real ones of `scripts/fetch-models.sh`.
 #![expect(clippy::unwrap_used, reason = "a test")]
 use magray_model::{
-    Architecture, Manifest, ManifestFile, ModelFolder, Overrides, Pooling, Tokenizer, Weights,
+    Architecture, Manifest, ManifestFile, ModelFolder, Overrides, Pooling, Prefixes, Tokenizer, Weights,
 };
-use magray_model_testkit::{fetched, minilm_reference};
+use magray_model_testkit::{fetched, minilm_reference, tiny};
 use magray_plugin_api::{ErrorCode, Role};
 use serde_json::{Value, json};
 use std::fs;
@@ -22,6 +22,26 @@ fn minilm_is_what_its_files_say() {
     let error = weights.f32("embeddings.LayerNorm.weight", &[383]).unwrap_err();
     assert!(error.message().contains("[384], not [383]"), "{error}");
     assert_eq!(weights.f32("nothing", &[1]).unwrap_err().code(), ErrorCode::CORRUPT_DATA);
+}
+
+#[test]
+fn a_vocabulary_that_is_larger_than_the_table_is_refused() {
+    for model in ["bert", "xlm-roberta", "mpnet", "qwen3"] {
+        let dir = tiny(model);
+        let file: Value = serde_json::from_slice(&fs::read(dir.join("tokenizer.json")).unwrap()).unwrap();
+        let vocab = &file["model"]["vocab"];
+        let of_model: Vec<u64> = match vocab.as_object() {
+            Some(ids) => ids.values().map(|id| id.as_u64().unwrap()).collect(),
+            None => (0..vocab.as_array().unwrap().len() as u64).collect(),
+        };
+        let added =
+            file["added_tokens"].as_array().unwrap().iter().map(|token| token["id"].as_u64().unwrap());
+        let largest = of_model.into_iter().chain(added).max().unwrap() as usize;
+        let open = |rows| Tokenizer::open(&dir, Prefixes::default(), 16, rows);
+        open(largest + 1).unwrap();
+        let error = open(largest).unwrap_err();
+        assert!(error.message().contains(&format!("has the id {largest}")), "{model}: {error}");
+    }
 }
 
 #[test]
