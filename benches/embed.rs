@@ -8,7 +8,9 @@
 #![expect(clippy::print_stderr, reason = "what is not measured, which criterion has no place for")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use faer::{Accum, Mat, Par, linalg::matmul::matmul};
 use magray_embed_cpu::{CpuEmbedder, CpuOptions, Options, StaticEmbedder, WantedPrecision};
+use magray_model_testkit::Threads;
 use magray_plugin_api::{CreateEmbedder, Embedder, Role};
 use magray_plugin_testkit::{Cx, HOST};
 use std::{env, hint::black_box, path::PathBuf};
@@ -89,6 +91,49 @@ fn transformers(criterion: &mut Criterion) {
     }
 }
 
+/// f32 on one thread: all of all-MiniLM-L6-v2 by our kernels, beside its matrix products alone by faer, in the sizes
+/// that they have there.
+fn faer_products(criterion: &mut Criterion) {
+    static ONE: Threads = Threads::new(1);
+    const TOKENS: usize = 512;
+    const LAYERS: usize = 6;
+    let Some(model) = minilm() else { return };
+    let mut group = criterion.benchmark_group("embed/f32, one thread");
+    let options = CpuOptions {
+        model: model.to_string_lossy().into_owned(),
+        precision: WantedPrecision::F32,
+        ..CpuOptions::default()
+    };
+    let embedder = CpuEmbedder::create(options, &ONE).expect("f32 runs on every CPU");
+    let texts = texts();
+    let texts: Vec<String> = texts.chunks(12).map(|texts| texts.join(" ")).take(32).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let (mut counts, mut out) = (vec![0; texts.len()], vec![0.0; texts.len() * embedder.info().dim]);
+    embedder.count_tokens(&texts, &mut counts).expect("one count a text");
+    group.throughput(Throughput::Elements(counts.iter().map(|&count| u64::from(count)).sum()));
+    group.bench_function("cpu, the whole network", |bencher| {
+        bencher.iter(|| {
+            embedder.embed(&Cx::free(), black_box(&texts), Role::Passage, &mut out).expect("it works")
+        });
+    });
+
+    let mut layer = [(384, 1152), (384, 384), (384, 1536), (1536, 384)].map(|(inputs, outputs)| {
+        let number = |row: usize, column: usize| ((row * 31 + column * 17) % 97) as f32 / 97.0 - 0.5;
+        let weights = Mat::from_fn(inputs, outputs, number);
+        (Mat::from_fn(TOKENS, inputs, number), weights, Mat::<f32>::zeros(TOKENS, outputs))
+    });
+    group.throughput(Throughput::Elements(TOKENS as u64));
+    group.bench_function("faer, the products alone", |bencher| {
+        bencher.iter(|| {
+            for _ in 0..LAYERS {
+                for (x, weights, out) in &mut layer {
+                    matmul(out.as_mut(), Accum::Replace, black_box(&*x), &*weights, 1.0, Par::Seq);
+                }
+            }
+        });
+    });
+}
+
 fn benches(criterion: &mut Criterion) {
     criterion.bench_function("embed/create", |bencher| {
         bencher
@@ -123,5 +168,5 @@ fn benches(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(embed, benches, transformers);
+criterion_group!(embed, benches, transformers, faer_products);
 criterion_main!(embed);

@@ -18,6 +18,7 @@ mod gpu;
 mod hub;
 mod model_import;
 mod model_pull;
+mod mortal;
 mod onnx;
 mod plugin_zoo;
 mod quality;

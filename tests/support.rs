@@ -1,4 +1,6 @@
 //! A home of its own for each test, and the program run in it.
+pub(crate) use magray_model_testkit::{fetched as assets, repository};
+
 use serde_json::Value;
 use std::{
     env, fs,
@@ -153,26 +155,9 @@ pub(crate) fn cargo(command: &str, workspace: &str) -> PathBuf {
     target.join("debug")
 }
 
-/// Folder of the repository.
-pub(crate) fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
-}
-
 /// A file of evaluation data: below `$MAGRAY_SHARED`, else below `shared` beside the repository.
 pub(crate) fn shared(path: &str) -> String {
-    let folder = env::var_os("MAGRAY_SHARED").map_or_else(|| repository().join("../shared"), PathBuf::from);
-    let path = folder.join(path);
-    assert!(path.exists(), "{} is not there: set MAGRAY_SHARED to the folder of shared data", path.display());
-    path.to_str().expect("UTF-8").to_owned()
-}
-
-/// What `scripts/fetch-models.sh` has fetched: `models/NAME`, `wheels`, `onnxruntime/libonnxruntime.so`.
-pub(crate) fn assets(path: &str) -> PathBuf {
-    let folder = env::var_os("MAGRAY_TEST_ASSETS")
-        .map_or_else(|| repository().join("target/test-assets"), PathBuf::from);
-    let path = folder.join(path);
-    assert!(path.exists(), "{} is missing; run scripts/fetch-models.sh", path.display());
-    path
+    magray_model_testkit::shared(path).into_os_string().into_string().expect("UTF-8")
 }
 
 /// File name of a library.
@@ -196,4 +181,5 @@ pub(crate) const HNSW: &str = library!("magray_index_hnsw_plugin");
 pub(crate) const NATIVE: &str = library!("magray_index_native_plugin");
 pub(crate) const LRU: &str = library!("magray_cache_lru_plugin");
 pub(crate) const CHAOS: &str = library!("magray_chaos_plugin");
+pub(crate) const MORTAL: &str = library!("magray_mortal_plugin");
 pub(crate) const CRASH: &str = library!("magray_crash_plugin");

@@ -155,14 +155,15 @@ impl Plugin {
 impl Component {
     /// An embedding backend.
     pub const fn embedder<E: CreateEmbedder>(name: &'static str) -> Self {
-        let maker = Maker::Embedder(|json, host| Ok(Box::new(E::create(options(json)?, host)?)));
+        let maker =
+            Maker::Embedder(|json, host| Ok(Box::new(E::create(options(json, E::OPTIONS_SCHEMA)?, host)?)));
         Self { name, options_schema: E::OPTIONS_SCHEMA, maker }
     }
 
     /// An index backend.
     pub const fn index<I: CreateVectorIndex>(name: &'static str) -> Self {
         let maker = Maker::Index(|json, spec, dir, host| {
-            let options = options(json)?;
+            let options = options(json, I::OPTIONS_SCHEMA)?;
             spec.check()?;
             Ok(Box::new(match dir {
                 Some(dir) => I::open(options, spec, dir, host)?,
@@ -174,16 +175,25 @@ impl Component {
 
     /// A cache policy.
     pub const fn cache_policy<P: CreateCachePolicy>(name: &'static str) -> Self {
-        let maker = Maker::CachePolicy(|json, host| Ok(Box::new(P::create(options(json)?, host)?)));
+        let maker = Maker::CachePolicy(|json, host| {
+            Ok(Box::new(P::create(options(json, P::OPTIONS_SCHEMA)?, host)?))
+        });
         Self { name, options_schema: P::OPTIONS_SCHEMA, maker }
     }
 }
 
-fn options<O: DeserializeOwned>(json: &str) -> Result<O> {
+fn options<O: DeserializeOwned>(json: &str, schema: &str) -> Result<O> {
     serde_json::from_str(json).map_err(|error| {
         // The place in the JSON means nothing to a user, who wrote TOML.
         let message = error.to_string();
-        let message = message.split(" at line ").next().unwrap_or_default();
+        let mut message = message.split(" at line ").next().unwrap_or_default().to_owned();
+        // serde does not say which fields there are where one structure flattens another.
+        if message.starts_with("unknown field") && !message.contains(", expected") {
+            let schema: serde_json::Value = serde_json::from_str(schema).unwrap_or_default();
+            let known = schema["properties"].as_object().into_iter().flat_map(serde_json::Map::keys);
+            let known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+            message += &format!(", expected one of {}", known.join(", "));
+        }
         Error::new(ErrorCode::INVALID_CONFIG, message)
     })
 }

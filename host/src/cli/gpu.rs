@@ -9,10 +9,11 @@ use crate::{
     bench::{Backend, BatchRate, BatchRequest, measure_batches},
     engine::Setup,
     plugins::Plugins,
-    resources::gpu::{self, Finding, Gpu, Gpus, Reading, Severity, Tuning, judge},
+    resources::gpu::{self, Finding, Gpu, Gpus, Reading, Severity, judge},
 };
 use clap::{Args, Subcommand};
 use indicatif::HumanBytes;
+use magray_model::GpuTuning;
 use magray_plugin_api::ComponentKind;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -70,7 +71,7 @@ struct GpuJson<'a> {
     free_bytes: Option<u64>,
     utilisation_percent: Option<u32>,
     celsius: Option<u32>,
-    tuning: Tuning,
+    tuning: GpuTuning,
 }
 
 /// An embedding profile that can run on a GPU.
@@ -138,7 +139,7 @@ impl<'a> GpuJson<'a> {
             free_bytes: now.map(|now| now.free_bytes),
             utilisation_percent: now.and_then(|now| now.utilisation),
             celsius: now.and_then(|now| now.celsius),
-            tuning: Tuning::of(*total_bytes, gpu.capability),
+            tuning: GpuTuning::of(*total_bytes, u32::try_from(*major).unwrap_or(0)),
         }
     }
 }
@@ -180,7 +181,7 @@ fn print_info(terminal: &Terminal, info: &InfoJson<'_>) -> Result<(), Failure> {
         let busy = gpu.utilisation_percent.map(|percent| format!(", {percent}% busy")).unwrap_or_default();
         let warm = gpu.celsius.map(|celsius| format!(", {celsius} C")).unwrap_or_default();
         terminal.print(format_args!("  memory  {}{free}{busy}{warm}", HumanBytes(*total_bytes)))?;
-        let Tuning { batch, min_batch, max_batch, streams, pinned_memory, prefetch } = gpu.tuning;
+        let GpuTuning { batch, min_batch, max_batch, streams, pinned_memory, prefetch } = gpu.tuning;
         let pinned = if pinned_memory { "pinned memory" } else { "no pinned memory" };
         terminal.print(format_args!(
             "  suits   batches of {batch} ({min_batch} to {max_batch}), {streams} streams, {pinned}, {prefetch} ahead"

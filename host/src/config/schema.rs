@@ -4,7 +4,7 @@ use super::{
     profile::{Profiles, Selected, shared},
     values::{Folder, Sha256, Ttl, name, share, whole},
 };
-use crate::resources::gpu::Tuning;
+use magray_model::GpuTuning;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 use std::time::Duration;
@@ -88,7 +88,10 @@ impl Embedding {
             ("gpu_mem_limit", json!(self.gpu_config.gpu_mem_limit)),
         ];
         let mut shared = shared(settings);
-        shared.extend(self.pipeline.options(self.gpu_config.gpu_mem_limit));
+        let own = self.profiles.get(name).and_then(|profile| profile.options.get("use_gpu")?.as_bool());
+        // On a CPU each stream is one more copy of the model.
+        let gpu_memory = if own.unwrap_or(self.use_gpu) { self.gpu_config.gpu_mem_limit } else { 0 };
+        shared.extend(self.pipeline.options(gpu_memory));
         Selected::pick(&self.profiles, name, shared)
     }
 }
@@ -130,15 +133,15 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Options for plugins that have them. What goes by the memory of the GPU is left to the plugin where
-    /// `gpu_memory`, in bytes, is 0: unknown.
+    /// `gpu_memory`, in bytes, is 0: unknown, or none.
     fn options(&self, gpu_memory: u64) -> Map<String, serde_json::Value> {
         let known = gpu_memory > 0;
         let streams = match self.streams {
-            0 => known.then(|| Tuning::streams(gpu_memory)),
+            0 => known.then(|| GpuTuning::streams(gpu_memory)),
             streams => Some(streams),
         };
         let pinned = match self.use_pinned_memory {
-            Choice::Auto => known.then(|| Tuning::pinned_memory(gpu_memory)),
+            Choice::Auto => known.then(|| GpuTuning::pinned_memory(gpu_memory)),
             Choice::On => Some(true),
             Choice::Off => Some(false),
         };

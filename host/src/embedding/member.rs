@@ -7,7 +7,7 @@ use super::{
     check_vectors,
     metrics::{FailureCounts, Metrics},
 };
-use crate::plugins::PluginError;
+use crate::{plugins::PluginError, resources::gpu};
 use magray_plugin_api::{CallContext, DeviceReport, Embedder, Error as ApiError, ErrorCode, Health, Role};
 use serde::Serialize;
 use std::{
@@ -89,8 +89,8 @@ pub(super) struct Member {
 #[derive(Clone)]
 pub(super) struct Backend {
     pub(super) embedder: Arc<dyn Embedder>,
-    /// Where it computed when it was loaded.
-    pub(super) is_on_cpu: bool,
+    /// Bytes of memory of the GPU that it computed on when it was loaded, 0 where that is unknown; none on a CPU.
+    pub(super) gpu_memory: Option<u64>,
 }
 
 enum Slot {
@@ -225,8 +225,11 @@ impl Member {
         if let Some(gate) = &chain.gate {
             gate.admit(&self.profile, &made)?;
         }
-        let is_on_cpu = made.embedder.device().device.starts_with("cpu");
-        Ok(Backend { embedder: made.embedder.into(), is_on_cpu })
+        let device = made.embedder.device().device;
+        // The backend has started the driver, so that this is quick.
+        let gpu_memory =
+            (!device.starts_with("cpu")).then(|| gpu::probe().map_or(0, |gpus| gpus.memory_of(&device)));
+        Ok(Backend { embedder: made.embedder.into(), gpu_memory })
     }
 
     /// The vectors of the call's texts, `[texts, dim]`. Where memory runs out, fewer are asked for at a time.

@@ -20,7 +20,7 @@ pub use metrics::Counters;
 pub use parity::Gate;
 pub use pipeline::PipelineOptions;
 
-use crate::{config::Config, plugins::PluginError, resources::gpu::Tuning, store::StoreError};
+use crate::{config::Config, plugins::PluginError, store::StoreError};
 use chain::{Chain, Clock};
 use magray_plugin_api::{CallContext, DeviceReport, Embedder, EmbedderInfo, Error as ApiError, Role};
 use metrics::Metrics;
@@ -91,7 +91,7 @@ impl From<&Config> for EmbeddingOptions {
                 token_budget: pipeline.token_budget,
                 workers: pipeline.workers,
                 threads: config.plugins.thread_budget(),
-                gpu_texts: Tuning::max_batch(settings.gpu_config.gpu_mem_limit) as usize,
+                gpu_mem_limit: settings.gpu_config.gpu_mem_limit,
             },
             breaker: BreakerOptions {
                 failures: breaker.failures,

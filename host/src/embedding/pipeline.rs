@@ -12,6 +12,7 @@ use super::{
     metrics::Metrics,
     queue::{Queue, Room, Waiting},
 };
+use magray_model::GpuTuning;
 use magray_plugin_api::{CallContext, Error as ApiError, ErrorCode, Role};
 use std::{
     collections::VecDeque,
@@ -57,8 +58,8 @@ pub struct PipelineOptions {
     pub workers: usize,
     /// Threads that a backend on the CPU computes with.
     pub threads: usize,
-    /// Texts of a batch that a GPU holds.
-    pub gpu_texts: usize,
+    /// Bytes of a GPU's memory to plan with; 0: all that it has.
+    pub gpu_mem_limit: u64,
 }
 
 /// The queue of texts and the workers on it.
@@ -210,8 +211,13 @@ impl Shared {
         let (info, options) = (backend.embedder.info(), &self.options);
         let tokens = match options.token_budget {
             0 if info.max_tokens == usize::MAX => usize::MAX,
-            0 if backend.is_on_cpu => options.threads.saturating_mul(TOKENS_PER_THREAD),
-            0 => options.gpu_texts.saturating_mul(TOKENS_PER_TEXT),
+            0 => match backend.gpu_memory {
+                None => options.threads.saturating_mul(TOKENS_PER_THREAD),
+                Some(all) => {
+                    let memory = if options.gpu_mem_limit > 0 { options.gpu_mem_limit } else { all };
+                    GpuTuning::max_batch(memory) as usize * TOKENS_PER_TEXT
+                }
+            },
             budget => budget,
         };
         Room { texts: info.max_batch, tokens }

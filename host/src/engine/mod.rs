@@ -165,10 +165,12 @@ impl Engine {
     /// Loads a model, with a cache on disk or without.
     fn load(&self, choice: &ModelChoice, on_disk: bool) -> Result<Box<Vectors>, EngineError> {
         let config = &self.setup.config_with(choice);
-        let gate = Gate::new(self.store.clone());
         let candidates = backends::candidates(config, &self.plugins)?;
+        // A backend alone whose vectors are not stored has nothing to agree with.
+        let has_others = candidates.len() > 1 || self.scratch.is_none();
+        let gate = has_others.then(|| Gate::new(self.store.clone()));
         let cache = self.cache(on_disk)?;
-        let embedding = Embedding::new(candidates, Some(gate), cache, &config.into())?;
+        let embedding = Embedding::new(candidates, gate, cache, &config.into())?;
 
         let info = embedding.info();
         let space = self.store.space(info.space, &info.model, info.dim)?;

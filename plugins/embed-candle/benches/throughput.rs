@@ -4,44 +4,12 @@
 //! a line, of which the first 512 are taken.
 #![expect(clippy::print_stdout, reason = "a bench")]
 use magray_embed_candle::{CandleEmbedder, Options};
-use magray_plugin_api::{CreateEmbedder, Embedder, Host, LogLevel, Result, Role};
-use magray_plugin_testkit::{Cx, HOST};
-use std::{
-    error::Error,
-    fs,
-    path::PathBuf,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Instant,
-};
+use magray_model_testkit::Threads;
+use magray_plugin_api::{CreateEmbedder, Embedder, Result, Role};
+use magray_plugin_testkit::Cx;
+use std::{error::Error, fs, time::Instant};
 
-/// The testkit's host, with as many threads as are asked for.
-struct Threads(AtomicUsize);
-
-impl Host for Threads {
-    fn log_enabled(&self, level: LogLevel, target: &str) -> bool {
-        HOST.log_enabled(level, target)
-    }
-    fn log(&self, level: LogLevel, target: &str, message: &str) {
-        HOST.log(level, target, message);
-    }
-    fn threads(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-    fn memory_budget(&self) -> Option<u64> {
-        HOST.memory_budget()
-    }
-    fn data_dir(&self) -> Result<PathBuf> {
-        HOST.data_dir()
-    }
-    fn models_dir(&self) -> PathBuf {
-        HOST.models_dir()
-    }
-    fn count(&self, name: &str, value: u64) {
-        HOST.count(name, value);
-    }
-}
-
-static THREADS: Threads = Threads(AtomicUsize::new(1));
+static THREADS: Threads = Threads::new(1);
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     // Cargo adds `--bench`.
@@ -70,7 +38,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     println!("threads  texts in a call  tokens/s unsorted  tokens/s sorted");
     let dim = embedder.info().dim;
     for threads in [1, 2] {
-        THREADS.0.store(threads, Ordering::Relaxed);
+        THREADS.set(threads);
         for batch in [1, 8, 32, 128] {
             let speed = |texts: &[&str]| -> Result<f64> {
                 let mut out = vec![0.0; batch * dim];

@@ -56,7 +56,7 @@ impl CreateEmbedder for CandleEmbedder {
     fn create(options: Options, host: &'static dyn Host) -> Result<Self> {
         options.check()?;
         let dir = ModelFolder::locate(&options.model, &host.models_dir());
-        let folder = ModelFolder::open(&dir, &options.overrides())?;
+        let folder = ModelFolder::open(&dir, &options.overrides)?;
         let device = device(&options)?;
         let dtype = options.dtype(&folder.spec.architecture);
         let network = Network::load(&folder, &device, dtype)?;

@@ -17,14 +17,9 @@ pub struct Options {
     pub device_id: usize,
     /// Precision of the arithmetic.
     pub precision: Precision,
-    /// Fewer tokens than the model takes.
-    pub max_tokens: Option<usize>,
-    /// Only so many of the first numbers (Matryoshka).
-    pub dim: Option<usize>,
-    /// What goes before a text that asks.
-    pub query_prefix: Option<String>,
-    /// What goes before a text that is searched for.
-    pub passage_prefix: Option<String>,
+    /// What is set beside the model's files.
+    #[serde(flatten)]
+    pub overrides: Overrides,
 }
 
 /// Precision of the arithmetic.
@@ -50,10 +45,7 @@ impl Default for Options {
             use_gpu: None,
             device_id: 0,
             precision: Precision::Auto,
-            max_tokens: None,
-            dim: None,
-            query_prefix: None,
-            passage_prefix: None,
+            overrides: Overrides::default(),
         }
     }
 }
@@ -79,25 +71,8 @@ macro_rules! schema {
       "description": "The most texts in one call."
     },"#,
             $own,
+            magray_model::overrides_schema!(),
             r#"
-    "max_tokens": {
-      "type": "integer",
-      "minimum": 3,
-      "description": "Tokens of a text beyond this many are cut off; by default as many as the model takes."
-    },
-    "dim": {
-      "type": "integer",
-      "minimum": 1,
-      "description": "Keep only so many of the first numbers of a vector, for models that were made for it (Matryoshka)."
-    },
-    "query_prefix": {
-      "type": "string",
-      "description": "What goes before a text that asks, in place of what the model's files say."
-    },
-    "passage_prefix": {
-      "type": "string",
-      "description": "What goes before a text that is searched for, in place of what the model's files say."
-    }
   }
 }"#
         )
@@ -165,16 +140,6 @@ impl Options {
             return wrong("'precision' is auto or f32 on the CPU; bf16 and f16 are for candle-cuda");
         }
         Ok(())
-    }
-
-    /// What of it decides vectors.
-    pub(crate) fn overrides(&self) -> Overrides {
-        Overrides {
-            max_tokens: self.max_tokens,
-            dim: self.dim,
-            query_prefix: self.query_prefix.clone(),
-            passage_prefix: self.passage_prefix.clone(),
-        }
     }
 
     /// The type of numbers to compute `architecture` with.

@@ -2,11 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 use magray_embed_candle::{CandleEmbedder, Options, PLUGIN, Precision};
 use magray_model::{ModelFolder, Overrides};
+use magray_model_testkit::{apart, compare, embed, fetched, minilm_reference, tiny, tiny_reference};
 use magray_plugin_api::{CallContext, CreateEmbedder, Embedder, Error, ErrorCode, Result, Role};
-use magray_plugin_testkit::{self as testkit, Cx, HOST};
-use serde::Deserialize;
+use magray_plugin_testkit::{self as testkit, HOST};
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     sync::{
         LazyLock,
@@ -16,22 +16,6 @@ use std::{
 };
 use tempfile::TempDir;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-
-/// The folder of a model that the setup script fetches.
-fn fetched(model: &str) -> PathBuf {
-    let assets = env::var_os("MAGRAY_TEST_ASSETS")
-        .map_or_else(|| Path::new(ROOT).join("target/test-assets"), PathBuf::from);
-    let dir = assets.join("models").join(model);
-    assert!(dir.is_dir(), "{} is missing; run scripts/fetch-models.sh", dir.display());
-    dir
-}
-
-/// The folder of a tiny model with random weights (plugins/model/tests/make_architecture_fixtures.py).
-fn tiny(model: &str) -> PathBuf {
-    Path::new(ROOT).join("plugins/model/tests/data/architectures").join(model)
-}
-
 fn options(dir: &Path) -> Options {
     Options { model: dir.to_str().unwrap().to_owned(), ..Options::default() }
 }
@@ -40,65 +24,12 @@ fn open(dir: &Path) -> Result<CandleEmbedder> {
     CandleEmbedder::create(options(dir), HOST)
 }
 
-fn embed(embedder: &CandleEmbedder, texts: &[&str], role: Role) -> Vec<f32> {
-    let mut out = vec![f32::NAN; texts.len() * embedder.info().dim];
-    embedder.embed(&Cx::free(), texts, role, &mut out).unwrap();
-    out
-}
-
-/// The largest difference of a number of two vectors.
-fn apart(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
-static MINILM: LazyLock<CandleEmbedder> = LazyLock::new(|| open(&fetched("all-MiniLM-L6-v2")).unwrap());
+static MINILM: LazyLock<CandleEmbedder> =
+    LazyLock::new(|| open(&fetched("models/all-MiniLM-L6-v2")).unwrap());
 
 #[test]
 fn keeps_the_contract() {
     testkit::embedder(&*MINILM).assert();
-}
-
-#[derive(Deserialize)]
-struct Reference {
-    items: Vec<Item>,
-}
-
-/// A text and what the reference implementation makes of it in f64.
-#[derive(Deserialize)]
-struct Item {
-    text: String,
-    #[serde(default)]
-    role: String,
-    token_ids: Vec<u32>,
-    embedding: Vec<f32>,
-}
-
-impl Item {
-    fn role(&self) -> Role {
-        if self.role == "query" { Role::Query } else { Role::Passage }
-    }
-}
-
-/// All items of a role in one batch and each alone are within 1e-4 of the reference.
-fn agrees(embedder: &CandleEmbedder, reference: &[u8]) {
-    let reference: Reference = serde_json::from_slice(reference).unwrap();
-    for role in [Role::Passage, Role::Query] {
-        let items: Vec<&Item> = reference.items.iter().filter(|item| item.role() == role).collect();
-        let texts: Vec<&str> = items.iter().map(|item| item.text.as_str()).collect();
-        let together = embed(embedder, &texts, role);
-        for (item, row) in items.iter().zip(together.chunks(embedder.info().dim)) {
-            for row in [row, &embed(embedder, &[&item.text], role)] {
-                let apart = apart(row, &item.embedding);
-                assert!(
-                    apart <= 1e-4,
-                    "{apart} for {role:?} {:?} ({} tokens)",
-                    item.text,
-                    item.token_ids.len()
-                );
-            }
-        }
-    }
 }
 
 #[test]
@@ -106,19 +37,18 @@ fn every_network_computes_what_the_reference_does() {
     let models: Vec<PathBuf> = fs::read_dir(tiny("")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(models.len() >= 5, "{models:?}");
     for dir in models {
-        println!("{}", dir.display());
-        agrees(&open(&dir).unwrap(), &fs::read(dir.join("expected.json")).unwrap());
+        let agreement = compare(&open(&dir).unwrap(), &tiny_reference(&dir));
+        assert!(agreement.difference <= 1e-4, "{agreement:?} for {}", dir.display());
     }
 }
 
 #[test]
 fn minilm_is_that_of_the_reference() {
-    let shared =
-        env::var_os("MAGRAY_SHARED").map_or_else(|| Path::new(ROOT).join("../shared"), PathBuf::from);
-    agrees(&MINILM, &fs::read(shared.join("data/ref/embeddings_ref.json")).unwrap());
+    let agreement = compare(&*MINILM, &minilm_reference());
+    assert!(agreement.difference <= 1e-4, "{agreement:?}");
     let report = MINILM.device();
     assert_eq!((&*report.device, &*report.engine, &*report.precision), ("cpu", "candle", "f32"));
-    let folder = ModelFolder::open(&fetched("all-MiniLM-L6-v2"), &Overrides::default()).unwrap();
+    let folder = ModelFolder::open(&fetched("models/all-MiniLM-L6-v2"), &Overrides::default()).unwrap();
     assert_eq!(MINILM.info().space, folder.space().unwrap());
     // 22.7 million weights of 4 bytes.
     let memory = MINILM.memory_use();
@@ -127,7 +57,7 @@ fn minilm_is_that_of_the_reference() {
 
 #[test]
 fn a_russian_query_finds_its_passage() {
-    let embedder = open(&fetched("multilingual-e5-small")).unwrap();
+    let embedder = open(&fetched("models/multilingual-e5-small")).unwrap();
     let passages = [
         "Кошка спит на тёплом подоконнике.",
         "Резервное копирование базы данных запускается каждую ночь в два часа.",
@@ -160,7 +90,8 @@ fn vectors_are_in_the_callers_order() {
 fn options_decide() {
     let dir = tiny("qwen3");
     let whole = open(&dir).unwrap();
-    let narrow = Options { dim: Some(4), ..options(&dir) };
+    let overrides = |overrides| Options { overrides, ..options(&dir) };
+    let narrow = overrides(Overrides { dim: Some(4), ..Overrides::default() });
     let narrow = CandleEmbedder::create(narrow, HOST).unwrap();
     assert_ne!(narrow.info().space, whole.info().space);
     let (row, cut) = (embed(&whole, &["a"], Role::Passage), embed(&narrow, &["a"], Role::Passage));
@@ -168,11 +99,15 @@ fn options_decide() {
     let scaled: Vec<f32> = row[..4].iter().map(|number| number / length).collect();
     assert!(apart(&cut, &scaled) < 1e-6);
 
-    let own =
-        Options { query_prefix: Some("a".into()), passage_prefix: Some(String::new()), ..options(&dir) };
-    let own = CandleEmbedder::create(own, HOST).unwrap();
+    let own = Overrides {
+        query_prefix: Some("a".into()),
+        passage_prefix: Some(String::new()),
+        ..Overrides::default()
+    };
+    let own = CandleEmbedder::create(overrides(own), HOST).unwrap();
     assert_ne!(embed(&own, &["a"], Role::Query), embed(&own, &["a"], Role::Passage));
-    let short = CandleEmbedder::create(Options { max_tokens: Some(4), ..options(&dir) }, HOST).unwrap();
+    let short = overrides(Overrides { max_tokens: Some(4), ..Overrides::default() });
+    let short = CandleEmbedder::create(short, HOST).unwrap();
     let mut count = [0];
     short.count_tokens(&["one two three four five"], &mut count).unwrap();
     assert_eq!((count, short.info().max_tokens), ([4], 4));
@@ -180,6 +115,8 @@ fn options_decide() {
 
 #[test]
 fn options_that_cannot_be_are_refused() {
+    let overrides = Overrides { dim: Some(100_000), ..Overrides::default() };
+    let too_wide = Options { overrides, ..options(&tiny("bert")) };
     let cases = [
         (Options::default(), ErrorCode::INVALID_CONFIG, "'model' is empty"),
         (Options { batch_size: 0, ..options(&tiny("bert")) }, ErrorCode::INVALID_CONFIG, "'batch_size'"),
@@ -189,7 +126,7 @@ fn options_that_cannot_be_are_refused() {
             ErrorCode::INVALID_CONFIG,
             "'precision'",
         ),
-        (Options { dim: Some(100_000), ..options(&tiny("bert")) }, ErrorCode::INVALID_CONFIG, "'dim'"),
+        (too_wide, ErrorCode::INVALID_CONFIG, "'dim'"),
         (options("no/such/model".as_ref()), ErrorCode::UNAVAILABLE, "no/such/model"),
     ];
     for (options, code, says) in cases {
@@ -198,7 +135,7 @@ fn options_that_cannot_be_are_refused() {
         assert!(error.message().contains(says), "{error}");
     }
     let unknown = PLUGIN.embedder("candle", r#"{"model": "m", "modle": "m"}"#, HOST).err().unwrap();
-    assert!(unknown.message().contains("modle"), "{unknown}");
+    assert!(unknown.message().contains("`modle`, expected one of `batch_size`, `dim`"), "{unknown}");
     let schema: serde_json::Value = serde_json::from_str(CandleEmbedder::OPTIONS_SCHEMA).unwrap();
     assert!(schema["properties"]["use_gpu"].is_object());
 }
@@ -281,5 +218,5 @@ fn a_long_batch_can_be_cancelled() {
     let cx = CancelledLater(AtomicU64::new(0));
     let error = MINILM.embed(&cx, &texts, Role::Passage, &mut out).unwrap_err();
     assert_eq!(error.code(), ErrorCode::CANCELLED);
-    assert!(embed(&MINILM, &texts[..1], Role::Passage).iter().any(|&number| number != 0.0));
+    assert!(embed(&*MINILM, &texts[..1], Role::Passage).iter().any(|&number| number != 0.0));
 }

@@ -3,7 +3,7 @@ use crate::{
     static_model::{EMBEDDED, Options, StaticEmbedder},
     transformer::TransformerEmbedder,
 };
-use magray_model::ModelFolder;
+use magray_model::{ModelFolder, Overrides};
 use magray_plugin_api::{
     CallContext, CreateEmbedder, DeviceReport, Embedder, EmbedderInfo, Error, ErrorCode, Host, MemoryUse,
     Result, Role,
@@ -28,8 +28,8 @@ impl CreateEmbedder for CpuEmbedder {
     fn create(options: CpuOptions, host: &'static dyn Host) -> Result<Self> {
         let dir = ModelFolder::locate(&options.model, &host.models_dir());
         if options.model == EMBEDDED || options.model.is_empty() || !is_transformer(&dir) {
-            let CpuOptions { model, batch_size, precision, max_tokens, dim, query_prefix, passage_prefix } =
-                options;
+            let CpuOptions { model, batch_size, precision, overrides } = options;
+            let Overrides { max_tokens, dim, query_prefix, passage_prefix } = overrides;
             for (given, option) in [
                 (precision != WantedPrecision::Auto, "precision"),
                 (max_tokens.is_some(), "max_tokens"),

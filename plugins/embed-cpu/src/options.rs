@@ -1,4 +1,5 @@
 use crate::static_model::EMBEDDED;
+use magray_model::Overrides;
 use serde::Deserialize;
 
 /// The options of [`CpuEmbedder`](crate::CpuEmbedder).
@@ -12,14 +13,9 @@ pub struct CpuOptions {
     pub batch_size: usize,
     /// How a transformer's products are computed.
     pub precision: WantedPrecision,
-    /// Fewer tokens than a transformer takes.
-    pub max_tokens: Option<usize>,
-    /// Only so many of the first numbers of a transformer's vectors (Matryoshka).
-    pub dim: Option<usize>,
-    /// What goes before queries, instead of what the model says.
-    pub query_prefix: Option<String>,
-    /// What goes before passages, instead of what the model says.
-    pub passage_prefix: Option<String>,
+    /// What is set beside a transformer's files.
+    #[serde(flatten)]
+    pub overrides: Overrides,
 }
 
 /// How a transformer's products are computed. The space is the same.
@@ -43,16 +39,14 @@ impl Default for CpuOptions {
             model: EMBEDDED.to_owned(),
             batch_size: 4096,
             precision: WantedPrecision::Auto,
-            max_tokens: None,
-            dim: None,
-            query_prefix: None,
-            passage_prefix: None,
+            overrides: Overrides::default(),
         }
     }
 }
 
 /// JSON Schema of [`CpuOptions`].
-pub(crate) const SCHEMA: &str = r#"{
+pub(crate) const SCHEMA: &str = concat!(
+    r#"{
   "type": "object",
   "additionalProperties": false,
   "properties": {
@@ -60,7 +54,7 @@ pub(crate) const SCHEMA: &str = r#"{
       "type": "string",
       "minLength": 1,
       "default": "potion-base-8M-int8",
-      "description": "The embedded model by its name, a folder in the folder of models by its name, or the path of a folder. Its config.json says whether it is a static (model2vec-type) model or a transformer: BERT family, XLM-R, MPNet or Qwen3."
+      "description": "The embedded model by its name, a folder in the folder of models by its name, or the path of a folder. Its config.json says whether it is a static (model2vec-type) model or a transformer: BERT family, XLM-R, MPNet or Qwen3. Options other than model and batch_size are for transformers."
     },
     "batch_size": {
       "type": "integer",
@@ -72,24 +66,9 @@ pub(crate) const SCHEMA: &str = r#"{
       "enum": ["auto", "f32", "bf16", "int8"],
       "default": "auto",
       "description": "How a transformer's products are computed: auto is the fastest with a cosine of at least 0.999 to f32."
-    },
-    "max_tokens": {
-      "type": "integer",
-      "minimum": 3,
-      "description": "Transformers: fewer tokens of a text than the model takes."
-    },
-    "dim": {
-      "type": "integer",
-      "minimum": 1,
-      "description": "Transformers: only so many of the first numbers of a vector (Matryoshka)."
-    },
-    "query_prefix": {
-      "type": "string",
-      "description": "Transformers: what goes before queries, instead of what the model says."
-    },
-    "passage_prefix": {
-      "type": "string",
-      "description": "Transformers: what goes before passages, instead of what the model says."
-    }
+    },"#,
+    magray_model::overrides_schema!(),
+    r#"
   }
-}"#;
+}"#
+);

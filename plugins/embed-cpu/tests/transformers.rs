@@ -2,26 +2,16 @@
 //! each network, and the real ones of `scripts/fetch-models.sh`.
 #![expect(clippy::unwrap_used, reason = "a test")]
 use magray_embed_cpu::{CpuEmbedder, CpuOptions, WantedPrecision};
+use magray_model::Overrides;
+use magray_model_testkit::{Agreement, compare, dot, embed, fetched, minilm_reference, tiny, tiny_reference};
 use magray_plugin_api::{CallContext, CreateEmbedder, Embedder, ErrorCode, Role};
-use magray_plugin_testkit::{self as testkit, Cx, HOST};
-use serde::Deserialize;
+use magray_plugin_testkit::{self as testkit, HOST};
 use std::{
-    env, fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const PRECISIONS: [WantedPrecision; 3] = [WantedPrecision::F32, WantedPrecision::Bf16, WantedPrecision::Int8];
-
-/// The folder of a model that the setup script fetches.
-fn fetched(model: &str) -> PathBuf {
-    let assets = env::var_os("MAGRAY_TEST_ASSETS")
-        .map_or_else(|| PathBuf::from(ROOT).join("target/test-assets"), PathBuf::from);
-    let dir = assets.join("models").join(model);
-    assert!(dir.is_dir(), "{} is missing; run scripts/fetch-models.sh", dir.display());
-    dir
-}
 
 fn options(dir: &Path, precision: WantedPrecision) -> CpuOptions {
     CpuOptions { model: dir.to_str().unwrap().to_owned(), precision, ..CpuOptions::default() }
@@ -39,71 +29,14 @@ fn open(dir: &Path, precision: WantedPrecision) -> Option<CpuEmbedder> {
     }
 }
 
-fn embed(embedder: &CpuEmbedder, texts: &[&str], role: Role) -> Vec<f32> {
-    let mut out = vec![f32::NAN; texts.len() * embedder.info().dim];
-    embedder.embed(&Cx::free(), texts, role, &mut out).unwrap();
-    out
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-#[derive(Deserialize)]
-struct Reference {
-    items: Vec<Item>,
-}
-
-#[derive(Deserialize)]
-struct Item {
-    text: String,
-    #[serde(default)]
-    role: String,
-    token_ids: Vec<u32>,
-    embedding: Vec<f32>,
-}
-
-impl Item {
-    fn role(&self) -> Role {
-        if self.role == "query" { Role::Query } else { Role::Passage }
-    }
-}
-
-fn reference(path: &Path) -> Vec<Item> {
-    let json = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_slice::<Reference>(&json).unwrap().items
-}
-
-/// Embeds all items of each role in one call, and compares. Returns the least cosine and the largest
-/// difference.
-fn compare(embedder: &CpuEmbedder, items: &[Item]) -> (f32, f32) {
-    let (mut cosine, mut difference) = (1.0_f32, 0.0_f32);
-    for role in [Role::Query, Role::Passage] {
-        let items: Vec<&Item> = items.iter().filter(|item| item.role() == role).collect();
-        let texts: Vec<&str> = items.iter().map(|item| item.text.as_str()).collect();
-        if role == Role::Passage {
-            let mut counts = vec![0; texts.len()];
-            embedder.count_tokens(&texts, &mut counts).unwrap();
-            let expected: Vec<u32> = items.iter().map(|item| item.token_ids.len() as u32).collect();
-            assert_eq!(counts, expected);
-        }
-        for (item, row) in items.iter().zip(embed(embedder, &texts, role).chunks(embedder.info().dim)) {
-            cosine = cosine.min(dot(row, &item.embedding));
-            let differences = row.iter().zip(&item.embedding).map(|(a, b)| (a - b).abs());
-            difference = differences.fold(difference, f32::max);
-        }
-    }
-    (cosine, difference)
-}
-
 #[test]
 fn tiny_models_of_each_network_agree_with_the_reference() {
     for name in ["bert", "bert-cls-f16", "xlm-roberta", "mpnet", "qwen3"] {
-        let dir = Path::new(ROOT).join("plugins/model/tests/data/architectures").join(name);
-        let items = reference(&dir.join("expected.json"));
+        let dir = tiny(name);
+        let items = tiny_reference(&dir);
         for precision in PRECISIONS {
             let Some(embedder) = open(&dir, precision) else { continue };
-            let (cosine, difference) = compare(&embedder, &items);
+            let Agreement { cosine, difference } = compare(&embedder, &items);
             // Random weights average nothing out, so the coarse precisions are only roughly right here.
             match precision {
                 WantedPrecision::F32 => assert!(difference <= 1e-4, "{name}: {difference}"),
@@ -117,13 +50,10 @@ fn tiny_models_of_each_network_agree_with_the_reference() {
 
 #[test]
 fn minilm_agrees_with_the_reference() {
-    let shared =
-        env::var_os("MAGRAY_SHARED").map_or_else(|| Path::new(ROOT).join("../shared"), PathBuf::from);
-    let items = reference(&shared.join("data/ref/embeddings_ref.json"));
-    assert_eq!(items.len(), 36);
+    let items = minilm_reference();
     for precision in PRECISIONS {
-        let Some(embedder) = open(&fetched("all-MiniLM-L6-v2"), precision) else { continue };
-        let (cosine, difference) = compare(&embedder, &items);
+        let Some(embedder) = open(&fetched("models/all-MiniLM-L6-v2"), precision) else { continue };
+        let Agreement { cosine, difference } = compare(&embedder, &items);
         match precision {
             WantedPrecision::F32 => assert!(difference <= 1e-4, "{difference}"),
             WantedPrecision::Bf16 => assert!(cosine >= 0.999, "{cosine}"),
@@ -136,7 +66,8 @@ fn minilm_agrees_with_the_reference() {
 #[test]
 fn a_russian_question_finds_its_passage() {
     let embedder =
-        CpuEmbedder::create(options(&fetched("multilingual-e5-small"), WantedPrecision::Auto), HOST).unwrap();
+        CpuEmbedder::create(options(&fetched("models/multilingual-e5-small"), WantedPrecision::Auto), HOST)
+            .unwrap();
     let passages = [
         "Чтобы сварить борщ, нужны свёкла, капуста и мясной бульон.",
         "Столица Франции — Париж, город на Сене.",
@@ -155,7 +86,7 @@ fn a_russian_question_finds_its_passage() {
 
 #[test]
 fn neighbours_and_threads_change_no_bit() {
-    let dir = fetched("all-MiniLM-L6-v2");
+    let dir = fetched("models/all-MiniLM-L6-v2");
     let texts: Vec<String> = (0..40).map(|n| format!("text number {n} ").repeat(1 + n * 7 % 60)).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     for embedder in PRECISIONS.iter().filter_map(|&precision| open(&dir, precision)) {
@@ -181,7 +112,7 @@ fn a_call_stops_between_layers() {
             panic!("{done} of {total} texts were embedded before it was asked again");
         }
     }
-    let embedder = open(&fetched("all-MiniLM-L6-v2"), WantedPrecision::F32).unwrap();
+    let embedder = open(&fetched("models/all-MiniLM-L6-v2"), WantedPrecision::F32).unwrap();
     let text = "many words ".repeat(200);
     let mut out = vec![0.0; embedder.info().dim];
     let cx = CancelledLater(AtomicU64::new(0));
@@ -191,23 +122,24 @@ fn a_call_stops_between_layers() {
 
 #[test]
 fn options_are_checked_and_decide_the_space() {
-    let dir = Path::new(ROOT).join("plugins/model/tests/data/architectures/bert");
+    let dir = tiny("bert");
     let options = options(&dir, WantedPrecision::F32);
     let create = |options: CpuOptions| CpuEmbedder::create(options, HOST);
     let plain = create(options.clone()).unwrap();
     assert_eq!((plain.info().dim, plain.info().max_tokens, plain.info().max_batch), (36, 48, 4096));
     assert_eq!(plain.device().precision, "f32");
 
-    let less = CpuOptions { dim: Some(8), max_tokens: Some(5), batch_size: 2, ..options.clone() };
-    let less = create(less).unwrap();
+    let overridden = |overrides| CpuOptions { overrides, ..options.clone() };
+    let less = overridden(Overrides { dim: Some(8), max_tokens: Some(5), ..Overrides::default() });
+    let less = create(CpuOptions { batch_size: 2, ..less }).unwrap();
     assert_eq!((less.info().dim, less.info().max_tokens, less.info().max_batch), (8, 5, 2));
     assert_ne!(less.info().space, plain.info().space);
     let mut count = [0];
     less.count_tokens(&["one two three four five"], &mut count).unwrap();
     assert_eq!(count, [5]);
 
-    let prefixed = CpuOptions { query_prefix: Some("query: ".to_owned()), ..options.clone() };
-    let prefixed = create(prefixed).unwrap();
+    let query_prefix = Some("query: ".to_owned());
+    let prefixed = create(overridden(Overrides { query_prefix, ..Overrides::default() })).unwrap();
     assert_ne!(prefixed.info().space, plain.info().space);
     assert_eq!(embed(&prefixed, &["cat"], Role::Query), embed(&plain, &["query: cat"], Role::Query));
     assert_eq!(embed(&prefixed, &["cat"], Role::Passage), embed(&plain, &["cat"], Role::Passage));
@@ -218,10 +150,14 @@ fn options_are_checked_and_decide_the_space() {
 
     for (wrong, says) in [
         (CpuOptions { batch_size: 0, ..options.clone() }, "'batch_size' is 0"),
-        (CpuOptions { dim: Some(37), ..options.clone() }, "'dim' is 37"),
-        (CpuOptions { max_tokens: Some(1000), ..options.clone() }, "'max_tokens' is 1000"),
+        (overridden(Overrides { dim: Some(37), ..Overrides::default() }), "'dim' is 37"),
+        (overridden(Overrides { max_tokens: Some(1000), ..Overrides::default() }), "'max_tokens' is 1000"),
         (
-            CpuOptions { model: CpuOptions::default().model, precision: WantedPrecision::Bf16, ..options },
+            CpuOptions {
+                model: CpuOptions::default().model,
+                precision: WantedPrecision::Bf16,
+                ..options.clone()
+            },
             "'precision' is for transformer models",
         ),
     ] {

@@ -5,36 +5,13 @@
 //! a line, of which the first COUNT are taken. ONNX Runtime is found by `ORT_DYLIB_PATH`.
 #![expect(clippy::print_stdout, reason = "a bench")]
 use magray_embed_onnx::{OnnxEmbedder, Options, Precision};
-use magray_plugin_api::{CreateEmbedder, Embedder, Host, LogLevel, Result, Role};
-use magray_plugin_testkit::{Cx, HOST};
-use std::{error::Error, fs, path::PathBuf, time::Duration};
+use magray_model_testkit::Threads;
+use magray_plugin_api::{CreateEmbedder, Embedder, Host, Result, Role};
+use magray_plugin_testkit::Cx;
+use std::{error::Error, fs, time::Duration};
 
-/// The testkit's host, with as many threads as are asked for.
-struct Threads(usize);
-
-impl Host for Threads {
-    fn log_enabled(&self, level: LogLevel, target: &str) -> bool {
-        HOST.log_enabled(level, target)
-    }
-    fn log(&self, level: LogLevel, target: &str, message: &str) {
-        HOST.log(level, target, message);
-    }
-    fn threads(&self) -> usize {
-        self.0
-    }
-    fn memory_budget(&self) -> Option<u64> {
-        HOST.memory_budget()
-    }
-    fn data_dir(&self) -> Result<PathBuf> {
-        HOST.data_dir()
-    }
-    fn models_dir(&self) -> PathBuf {
-        HOST.models_dir()
-    }
-    fn count(&self, name: &str, value: u64) {
-        HOST.count(name, value);
-    }
-}
+static ONE: Threads = Threads::new(1);
+static TWO: Threads = Threads::new(2);
 
 /// Time that the threads of this process have run.
 fn cpu() -> Duration {
@@ -55,7 +32,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     let texts: Vec<&str> = texts.lines().take(count.parse()?).collect();
     for (threads, streams) in [(1, 1), (2, 1), (2, 2)] {
         for precision in [Precision::Fp32, Precision::Int8] {
-            let host = if threads == 1 { &Threads(1) } else { &Threads(2) };
+            let host = if threads == 1 { &ONE } else { &TWO };
             let options = Options { model: model.clone(), precision, streams, ..Options::default() };
             measure(options, host, &texts)?;
         }
@@ -64,7 +41,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
 }
 
 fn measure(options: Options, host: &'static Threads, texts: &[&str]) -> Result<()> {
-    let label = format!("{:?}, {} threads, {} streams", options.precision, host.0, options.streams);
+    let label = format!("{:?}, {} threads, {} streams", options.precision, host.threads(), options.streams);
     let start = cpu();
     let embedder = OnnxEmbedder::create(options, host)?;
     let created = cpu() - start;

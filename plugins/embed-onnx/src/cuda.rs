@@ -59,40 +59,11 @@ impl Gpu {
         }
         Ok(Self { memory: memory as u64, capability: u32::try_from(capability).unwrap_or(0) })
     }
-
-    /// Streams to start with, by memory (SPEC B3).
-    pub(crate) fn streams(&self) -> usize {
-        match self.memory.div_ceil(1 << 30) {
-            0..=4 => 2,
-            5..=8 => 4,
-            9..=16 => 6,
-            _ => 8,
-        }
-    }
-
-    /// Whether copies to it go through pinned memory.
-    pub(crate) fn pins_memory(&self) -> bool {
-        self.memory.div_ceil(1 << 30) >= 8
-    }
-
-    /// Batches that are made ready while others run.
-    pub(crate) fn prefetch(&self) -> usize {
-        if self.capability >= 7 { 2 } else { 0 }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_gpu_of_each_size_starts_with_its_settings() {
-        let gpu = |gib: u64| Gpu { memory: (gib << 30) - (100 << 20), capability: 7 };
-        assert_eq!([4, 8, 16, 24].map(|gib| gpu(gib).streams()), [2, 4, 6, 8]);
-        assert_eq!([6, 8].map(|gib| gpu(gib).pins_memory()), [false, true]);
-        assert_eq!(gpu(8).prefetch(), 2);
-        assert_eq!(Gpu { capability: 6, ..gpu(8) }.prefetch(), 0);
-    }
 
     #[test]
     fn why_there_is_no_gpu_is_said() {

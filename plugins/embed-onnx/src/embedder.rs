@@ -64,7 +64,7 @@ impl CreateEmbedder for OnnxEmbedder {
             Err(why) => return Err(no_such_device(&why)),
         };
         let dir = ModelFolder::locate(&options.model, &host.models_dir());
-        let folder = ModelFolder::open(&dir, &options.overrides())?;
+        let folder = ModelFolder::open(&dir, &options.overrides)?;
         let source = Source::choose(&folder, options.precision)?;
         // Each takes a while, and none needs another.
         let (tokenizer, space, running) = thread::scope(|scope| {

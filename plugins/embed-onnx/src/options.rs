@@ -1,5 +1,5 @@
 use crate::cuda::Gpu;
-use magray_model::Overrides;
+use magray_model::{GPU_MEMORY_SHARE, GpuTuning, Overrides};
 use magray_plugin_api::{Error, ErrorCode, Result};
 use serde::Deserialize;
 
@@ -21,14 +21,9 @@ pub struct Options {
     pub gpu_mem_limit: u64,
     /// Precision of the arithmetic.
     pub precision: Precision,
-    /// Fewer tokens a text than the model takes.
-    pub max_tokens: Option<usize>,
-    /// Only so many of the first numbers of a vector (Matryoshka).
-    pub dim: Option<usize>,
-    /// What goes before a query, instead of what the model's files say.
-    pub query_prefix: Option<String>,
-    /// What goes before a passage, instead of what the model's files say.
-    pub passage_prefix: Option<String>,
+    /// What is set beside the model's files.
+    #[serde(flatten)]
+    pub overrides: Overrides,
     /// The library of ONNX Runtime, or the folder that holds it; empty: it is looked for.
     pub runtime: String,
     /// Sessions, of which each runs one batch at a time; 0: one on a CPU, by its memory on a GPU.
@@ -53,13 +48,11 @@ pub enum Precision {
     Int8,
 }
 
-/// Share of a GPU's memory that is planned with (SPEC B3).
-const GPU_MEMORY: f64 = 0.7;
-
 /// Sessions are copies of the model in memory.
 const MOST_STREAMS: usize = 64;
 
-pub(crate) const SCHEMA: &str = r#"{
+pub(crate) const SCHEMA: &str = concat!(
+    r#"{
   "type": "object",
   "additionalProperties": false,
   "required": ["model"],
@@ -101,25 +94,9 @@ pub(crate) const SCHEMA: &str = r#"{
       "enum": ["auto", "fp32", "int8"],
       "default": "auto",
       "description": "int8 is faster on a CPU, and its vectors have a cosine of .995 or more to those of fp32. auto is fp32, unless the model has only an int8 file."
-    },
-    "max_tokens": {
-      "type": "integer",
-      "minimum": 3,
-      "description": "Cut texts after fewer tokens than the model takes."
-    },
-    "dim": {
-      "type": "integer",
-      "minimum": 1,
-      "description": "Keep only so many of the first numbers of a vector, for models that are made for it (Matryoshka)."
-    },
-    "query_prefix": {
-      "type": "string",
-      "description": "What goes before a query, instead of what the model's files say."
-    },
-    "passage_prefix": {
-      "type": "string",
-      "description": "What goes before a passage, instead of what the model's files say."
-    },
+    },"#,
+    magray_model::overrides_schema!(),
+    r#",
     "runtime": {
       "type": "string",
       "default": "",
@@ -142,7 +119,8 @@ pub(crate) const SCHEMA: &str = r#"{
       "description": "Batches that are made ready while others run; by default 2 on a GPU of compute capability 7 or later."
     }
   }
-}"#;
+}"#
+);
 
 impl Default for Options {
     fn default() -> Self {
@@ -154,10 +132,7 @@ impl Default for Options {
             device_id: 0,
             gpu_mem_limit: 0,
             precision: Precision::Auto,
-            max_tokens: None,
-            dim: None,
-            query_prefix: None,
-            passage_prefix: None,
+            overrides: Overrides::default(),
             runtime: String::new(),
             streams: 0,
             use_pinned_memory: None,
@@ -186,15 +161,6 @@ impl Options {
         Ok(())
     }
 
-    pub(crate) fn overrides(&self) -> Overrides {
-        Overrides {
-            max_tokens: self.max_tokens,
-            dim: self.dim,
-            query_prefix: self.query_prefix.clone(),
-            passage_prefix: self.passage_prefix.clone(),
-        }
-    }
-
     /// Sessions on a GPU, or on the CPU where there is none, of a model of so many bytes.
     pub(crate) fn streams(&self, gpu: Option<&Gpu>, model: u64) -> usize {
         match gpu {
@@ -202,23 +168,24 @@ impl Options {
             None => 1,
             Some(gpu) => {
                 let copies = self.gpu_memory(gpu) / 2 / model.max(1);
-                gpu.streams().min(usize::try_from(copies).unwrap_or(usize::MAX)).max(1)
+                let usual = GpuTuning::streams(gpu.memory) as usize;
+                usual.min(usize::try_from(copies).unwrap_or(usize::MAX)).max(1)
             }
         }
     }
 
     /// Bytes of a GPU's memory that are planned with.
     pub(crate) fn gpu_memory(&self, gpu: &Gpu) -> u64 {
-        let planned = (gpu.memory as f64 * GPU_MEMORY) as u64;
+        let planned = (gpu.memory as f64 * GPU_MEMORY_SHARE) as u64;
         if self.gpu_mem_limit > 0 { planned.min(self.gpu_mem_limit) } else { planned }
     }
 
     pub(crate) fn pins_memory(&self, gpu: &Gpu) -> bool {
-        self.use_pinned_memory.unwrap_or_else(|| gpu.pins_memory())
+        self.use_pinned_memory.unwrap_or_else(|| GpuTuning::pinned_memory(gpu.memory))
     }
 
     pub(crate) fn prefetch(&self, gpu: Option<&Gpu>) -> usize {
-        self.prefetch.unwrap_or_else(|| gpu.map_or(0, Gpu::prefetch))
+        self.prefetch.unwrap_or_else(|| gpu.map_or(0, |gpu| GpuTuning::prefetch(gpu.capability) as usize))
     }
 }
 

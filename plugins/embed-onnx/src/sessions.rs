@@ -7,7 +7,7 @@ use crate::{
     runtime::Runtime,
     source::{Feed, Source},
 };
-use magray_model::{ModelFolder, Packed, normalize};
+use magray_model::{ModelFolder, Packed, Weights, normalize};
 use magray_plugin_api::{Error, ErrorCode, Result};
 use ort::{
     AsPointer,
@@ -24,7 +24,7 @@ use std::{
     ffi::{CStr, c_char},
     fmt::Debug,
     ptr,
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
 const CUDA_PROVIDER: &str = "CUDAExecutionProvider";
@@ -66,6 +66,8 @@ struct Stream {
     memory: Option<Allocator>,
     /// Of inputs, where they are copied to a device.
     pinned: Option<Allocator>,
+    /// What the session reads; after it, since fields are dropped in their order.
+    _weights: Option<Arc<Weights>>,
 }
 
 impl Sessions {
@@ -86,9 +88,10 @@ impl Sessions {
         for _ in 0..count {
             let options = options(runtime, target, (threads / count).max(1))
                 .map_err(|error| error::of_runtime("refuses the settings of a session", &error))?;
-            let (session, its_form) = source.session(folder, options)?;
+            // SAFETY: the stream keeps the weights, and drops the session first.
+            let (session, its_form) = unsafe { source.session(folder, options)? };
             form = its_form;
-            streams.push(Stream::new(session, target));
+            streams.push(Stream::new(session, source.weights(), target));
         }
         let placement = match streams.first() {
             Some(stream) => placement(&stream.session)
@@ -197,7 +200,7 @@ fn placement(session: &Session) -> ort::Result<BTreeMap<String, usize>> {
 }
 
 impl Stream {
-    fn new(session: Session, target: &Target) -> Self {
+    fn new(session: Session, weights: Option<Arc<Weights>>, target: &Target) -> Self {
         let (device, id) = match target {
             Target::Cpu => (AllocationDevice::CPU, 0),
             Target::Cuda { device, .. } => {
@@ -218,7 +221,7 @@ impl Stream {
             }
             _ => None,
         };
-        Self { session, memory, pinned }
+        Self { session, memory, pinned, _weights: weights }
     }
 
     /// State of the allocator of what runs; zero where it does not say.

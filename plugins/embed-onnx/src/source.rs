@@ -6,7 +6,7 @@ use ort::{
     session::{Session, builder::SessionBuilder},
     value::{Outlet, TensorElementType, ValueType},
 };
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// Where int8 forms are, by the names that their makers give them.
 const INT8_FILES: [&str; 4] =
@@ -16,7 +16,7 @@ const INT8_FILES: [&str; 4] =
 #[derive(Debug)]
 pub(crate) enum Source {
     /// A network that is built from tensors, in f32 or int8.
-    Tensors { weights: Weights, int8: bool },
+    Tensors { weights: Arc<Weights>, int8: bool },
     /// An ONNX file.
     File { path: PathBuf, int8: bool },
 }
@@ -30,7 +30,7 @@ impl Source {
     pub(crate) fn choose(folder: &ModelFolder, precision: Precision) -> Result<Self> {
         let tensors = matches!(folder.weights, WeightFiles::Safetensors(_));
         if tensors && graph::is_known(&folder.spec.architecture) {
-            let weights = Weights::open(folder)?;
+            let weights = Arc::new(Weights::open(folder)?);
             return Ok(Self::Tensors { weights, int8: precision == Precision::Int8 });
         }
         let int8 = INT8_FILES.iter().map(|name| folder.dir.join(name)).find(|path| path.is_file());
@@ -54,6 +54,14 @@ impl Source {
         }
     }
 
+    /// The tensors that sessions read.
+    pub(crate) fn weights(&self) -> Option<Arc<Weights>> {
+        match self {
+            Self::Tensors { weights, .. } => Some(weights.clone()),
+            Self::File { .. } => None,
+        }
+    }
+
     /// Bytes of its weights.
     pub(crate) fn size(&self) -> u64 {
         match self {
@@ -62,19 +70,24 @@ impl Source {
         }
     }
 
-    /// Makes a session by `options`, and says how it is fed.
+    /// Makes a session by `options`, and says how it is fed. It reads tensors from where they are, so that
+    /// [`Source::weights`] must outlive it.
     ///
     /// # Errors
     /// `CORRUPT_DATA` for a damaged model, `UNSUPPORTED` for an ONNX file that takes or gives something
     /// else, and what ONNX Runtime says.
-    pub(crate) fn session(
+    ///
+    /// # Safety
+    /// Whoever has the session keeps [`Source::weights`] for as long.
+    pub(crate) unsafe fn session(
         &self,
         folder: &ModelFolder,
         mut options: SessionBuilder,
     ) -> Result<(Session, Form)> {
         match self {
             Self::Tensors { weights, int8 } => {
-                let model = graph::build(&folder.spec, weights, *int8)
+                // SAFETY: the caller keeps the weights.
+                let model = unsafe { graph::build(&folder.spec, weights, *int8) }
                     .map_err(|error| error_of(folder, error.code(), error.message()))?;
                 let session = model.into_session(&options).map_err(|error| {
                     error::of_runtime(&format!("cannot run the model {}", folder.name), &error)

@@ -1,21 +1,18 @@
 //! What happens without a usable ONNX Runtime. In a process of its own, since the first library that
 //! loads stays.
 use magray_embed_onnx::{OnnxEmbedder, Options};
+use magray_model_testkit::{fetched, tiny};
 use magray_plugin_api::{CreateEmbedder, ErrorCode};
 use magray_plugin_testkit::HOST;
-use std::{env, fs, path::Path, path::PathBuf};
+use std::{env, fs, path::Path};
 
 #[test]
 fn an_unusable_runtime_is_refused_and_a_good_one_then_found() {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let assets = env::var_os("MAGRAY_TEST_ASSETS")
-        .map_or_else(|| Path::new(root).join("target/test-assets"), PathBuf::from);
-    let library = assets.join("onnxruntime/libonnxruntime.so");
-    assert!(library.is_file(), "{} is missing; run scripts/fetch-models.sh", library.display());
+    let library = fetched("onnxruntime/libonnxruntime.so");
     let dir = tempfile::tempdir().unwrap();
     let create = |runtime: &Path| {
         let runtime = runtime.to_str().unwrap().to_owned();
-        let model = format!("{root}/plugins/model/tests/data/architectures/bert");
+        let model = tiny("bert").to_str().unwrap().to_owned();
         OnnxEmbedder::create(Options { model, runtime, ..Options::default() }, HOST)
     };
     let file = |name: &str, content: &[u8]| {

@@ -1,6 +1,6 @@
 use crate::{Architecture, Manifest, Pooling, Tokenizer, corrupt, unsupported};
 use magray_plugin_api::{Error, ErrorCode, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
     fs, io,
@@ -65,17 +65,44 @@ pub struct Prefixes {
     pub passage: String,
 }
 
-/// What a user sets beside the model's own files.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a user sets beside the model's own files: options that every backend has, which flattens them into its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Overrides {
-    /// Fewer tokens than the model takes.
+    /// Fewer tokens of a text than the model takes.
     pub max_tokens: Option<usize>,
-    /// Only so many of the first numbers (Matryoshka).
+    /// Only so many of the first numbers of a vector (Matryoshka).
     pub dim: Option<usize>,
-    /// Prefix of queries.
+    /// What goes before a query, instead of what the model's files say.
     pub query_prefix: Option<String>,
-    /// Prefix of passages.
+    /// What goes before a passage, instead of what the model's files say.
     pub passage_prefix: Option<String>,
+}
+
+/// The part of a JSON Schema that names the options of [`Overrides`](crate::Overrides), for `concat!`.
+#[macro_export]
+macro_rules! overrides_schema {
+    () => {
+        r#"
+    "max_tokens": {
+      "type": "integer",
+      "minimum": 3,
+      "description": "Tokens of a text beyond this many are cut off; by default as many as the model takes."
+    },
+    "dim": {
+      "type": "integer",
+      "minimum": 1,
+      "description": "Keep only so many of the first numbers of a vector, for models that are made for it (Matryoshka)."
+    },
+    "query_prefix": {
+      "type": "string",
+      "description": "What goes before a text that asks, instead of what the model's files say."
+    },
+    "passage_prefix": {
+      "type": "string",
+      "description": "What goes before a text that is searched for, instead of what the model's files say."
+    }"#
+    };
 }
 
 /// BLAKE3 digests of a model.

@@ -3,10 +3,11 @@
 //!
 //! [`ModelFolder::open`] reads the configuration into a [`Spec`]; [`Tokenizer`] turns texts into
 //! token ids; [`Weights`] maps the tensors; [`Pooling::pool`] makes a vector of the last layer's
-//! states; [`ModelFolder::space`] is the digest of all of it.
+//! states; [`ModelFolder::space`] is the digest of all of it. [`GpuTuning`] is how all begin on a GPU.
 
 mod architecture;
 mod folder;
+mod gpu;
 mod manifest;
 mod pooling;
 mod tokenizer;
@@ -14,6 +15,7 @@ mod weights;
 
 pub use architecture::{Activation, Architecture, Bert, Qwen3};
 pub use folder::{Digests, ModelFolder, Overrides, Prefixes, Spec, WeightFiles};
+pub use gpu::{GPU_MEMORY_SHARE, GpuTuning};
 pub use manifest::{MANIFEST, Manifest, ManifestFile};
 pub use pooling::{Pooling, normalize};
 pub use tokenizer::{Packed, Tokenizer};

@@ -1,7 +1,7 @@
 use crate::{Prefixes, corrupt};
 use magray_plugin_api::{Error, ErrorCode, Result, Role};
 use std::{borrow::Cow, fmt, path::Path};
-use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{Model, ModelWrapper, TruncationDirection, TruncationParams, TruncationStrategy};
 
 /// Bytes of text a token of the limit that are tokenized at first, and whether they were enough is
 /// looked at then: English has about 5 a token.
@@ -63,7 +63,7 @@ impl Tokenizer {
             stride: 0,
         };
         tokenizer.with_truncation(Some(truncation)).map_err(broken)?;
-        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        let largest = largest_id(&tokenizer);
         if largest as usize >= vocab {
             return Err(corrupt(format!("tokenizer.json has the id {largest}, and the model {vocab} rows")));
         }
@@ -132,6 +132,18 @@ impl Tokenizer {
         }
         Ok(())
     }
+}
+
+/// The largest id that a text can get.
+fn largest_id(tokenizer: &tokenizers::Tokenizer) -> u32 {
+    let of_model = match tokenizer.get_model() {
+        // Ids are places in a list; a copy of the vocabulary, 250,000 strings in a multilingual one, takes long.
+        ModelWrapper::Unigram(model) => {
+            u32::try_from(model.get_vocab_size()).unwrap_or(u32::MAX).saturating_sub(1)
+        }
+        model => model.get_vocab().into_values().max().unwrap_or(0),
+    };
+    tokenizer.get_added_tokens_decoder().into_keys().fold(of_model, u32::max)
 }
 
 /// The start of `text` up to the first white space after `bytes`.

@@ -3,7 +3,7 @@ use half::{bf16, f16};
 use magray_plugin_api::{Error, ErrorCode, Result};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::TensorInfo};
-use std::{collections::HashMap, fmt, fs::File, ops::Range, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, fmt, fs::File, ops::Range, sync::Arc};
 
 /// What may stand before the name of every tensor, by the class that saved the file.
 const PREFIXES: [&str; 5] = ["", "bert.", "roberta.", "mpnet.", "model."];
@@ -112,11 +112,31 @@ impl Weights {
     /// `CORRUPT_DATA` where it is missing, has another shape or a number that is not finite;
     /// `UNSUPPORTED` for other types.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.view(name, shape)?.into_owned())
+    }
+
+    /// As [`Weights::f32`], without a copy where the file holds the numbers as they are wanted.
+    ///
+    /// # Errors
+    /// As [`Weights::f32`].
+    pub fn view(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>> {
         let name = format!("{}{name}", self.prefix);
         let tensor = self.tensor(&name, shape)?;
-        let mut numbers = vec![0.0; shape.iter().product()];
-        read(&self.maps[tensor.map][tensor.bytes.clone()], tensor.dtype, &mut numbers);
-        if let Some(at) = numbers.iter().position(|number| !number.is_finite()) {
+        let bytes = &self.maps[tensor.map][tensor.bytes.clone()];
+        let numbers = match as_f32(bytes, tensor.dtype) {
+            Some(numbers) => Cow::Borrowed(numbers),
+            None => {
+                let mut numbers = vec![0.0; shape.iter().product()];
+                read(bytes, tensor.dtype, &mut numbers);
+                Cow::Owned(numbers)
+            }
+        };
+        // Without an early end in the inner loop it takes no longer than the memory does.
+        let is_damaged =
+            |some: &[f32]| some.iter().fold(false, |damaged, number| damaged | !number.is_finite());
+        if numbers.chunks(1 << 10).any(is_damaged)
+            && let Some(at) = numbers.iter().position(|number| !number.is_finite())
+        {
             return Err(corrupt(format!("tensor '{name}' has {} at {at}", numbers[at])));
         }
         Ok(numbers)
@@ -149,10 +169,25 @@ impl Table {
         read(&self.map[self.bytes.clone()][row * size..][..size], self.dtype, out);
     }
 
+    /// The whole table, `[rows, width]`, where the file holds the numbers as f32.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        as_f32(&self.map[self.bytes.clone()], self.dtype)
+    }
+
     /// Bytes of the table, which the system may drop from memory at any time.
     pub fn mapped(&self) -> u64 {
         self.bytes.len() as u64
     }
+}
+
+/// The numbers of a tensor where they lie, if they are f32 and aligned.
+fn as_f32(bytes: &[u8], dtype: Dtype) -> Option<&[f32]> {
+    if dtype != Dtype::F32 || cfg!(target_endian = "big") {
+        return None;
+    }
+    // SAFETY: every bit pattern is a number.
+    let (before, numbers, after) = unsafe { bytes.align_to() };
+    (before.is_empty() && after.is_empty()).then_some(numbers)
 }
 
 /// Reads numbers of a type that [`Weights::tensor`] lets through.

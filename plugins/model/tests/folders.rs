@@ -1,35 +1,17 @@
 //! Model folders, small ones made here and the real ones of `scripts/fetch-models.sh`.
 #![expect(clippy::unwrap_used, reason = "a test")]
 use magray_model::{
-    Architecture, Manifest, ManifestFile, ModelFolder, Overrides, Pooling, Tokenizer, Weights,
+    Architecture, Manifest, ManifestFile, ModelFolder, Overrides, Pooling, Prefixes, Tokenizer, Weights,
 };
+use magray_model_testkit::{fetched, minilm_reference, tiny};
 use magray_plugin_api::{ErrorCode, Role};
 use serde_json::{Value, json};
-use std::{env, fs, path::PathBuf};
+use std::fs;
 use tempfile::TempDir;
-
-/// The folder of a model that the setup script fetches.
-fn fetched(model: &str) -> PathBuf {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let assets = env::var_os("MAGRAY_TEST_ASSETS")
-        .map_or_else(|| PathBuf::from(root).join("target/test-assets"), PathBuf::from);
-    let dir = assets.join("models").join(model);
-    assert!(dir.is_dir(), "{} is missing; run scripts/fetch-models.sh", dir.display());
-    dir
-}
-
-fn shared(path: &str) -> Vec<u8> {
-    let root = env::var_os("MAGRAY_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
-        PathBuf::from,
-    );
-    let path = root.join(path);
-    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 
 #[test]
 fn minilm_is_what_its_files_say() {
-    let folder = ModelFolder::open(&fetched("all-MiniLM-L6-v2"), &Overrides::default()).unwrap();
+    let folder = ModelFolder::open(&fetched("models/all-MiniLM-L6-v2"), &Overrides::default()).unwrap();
     assert_eq!(folder.spec.max_tokens, 256);
     assert_eq!(folder.spec.dim, 384);
     assert_eq!(folder.spec.pooling, Pooling::Mean);
@@ -43,23 +25,39 @@ fn minilm_is_what_its_files_say() {
 }
 
 #[test]
+fn a_vocabulary_that_is_larger_than_the_table_is_refused() {
+    for model in ["bert", "xlm-roberta", "mpnet", "qwen3"] {
+        let dir = tiny(model);
+        let file: Value = serde_json::from_slice(&fs::read(dir.join("tokenizer.json")).unwrap()).unwrap();
+        let vocab = &file["model"]["vocab"];
+        let of_model: Vec<u64> = match vocab.as_object() {
+            Some(ids) => ids.values().map(|id| id.as_u64().unwrap()).collect(),
+            None => (0..vocab.as_array().unwrap().len() as u64).collect(),
+        };
+        let added =
+            file["added_tokens"].as_array().unwrap().iter().map(|token| token["id"].as_u64().unwrap());
+        let largest = of_model.into_iter().chain(added).max().unwrap() as usize;
+        let open = |rows| Tokenizer::open(&dir, Prefixes::default(), 16, rows);
+        open(largest + 1).unwrap();
+        let error = open(largest).unwrap_err();
+        assert!(error.message().contains(&format!("has the id {largest}")), "{model}: {error}");
+    }
+}
+
+#[test]
 fn tokens_are_those_of_the_reference() {
-    let folder = ModelFolder::open(&fetched("all-MiniLM-L6-v2"), &Overrides::default()).unwrap();
+    let folder = ModelFolder::open(&fetched("models/all-MiniLM-L6-v2"), &Overrides::default()).unwrap();
     let tokenizer = folder.tokenizer().unwrap();
-    let reference: Value = serde_json::from_slice(&shared("data/ref/embeddings_ref.json")).unwrap();
-    let items = reference["items"].as_array().unwrap();
-    assert_eq!(items.len(), 36);
-    for item in items {
+    for item in minilm_reference() {
         let mut ids = Vec::new();
-        tokenizer.encode(item["text"].as_str().unwrap(), Role::Query, &mut ids).unwrap();
-        let expected: Vec<u32> = serde_json::from_value(item["token_ids"].clone()).unwrap();
-        assert_eq!(ids, expected, "{}", item["text"]);
+        tokenizer.encode(&item.text, Role::Query, &mut ids).unwrap();
+        assert_eq!(ids, item.token_ids, "{}", item.text);
     }
 }
 
 #[test]
 fn a_long_text_is_cut_without_being_tokenized_whole() {
-    let folder = ModelFolder::open(&fetched("all-MiniLM-L6-v2"), &Overrides::default()).unwrap();
+    let folder = ModelFolder::open(&fetched("models/all-MiniLM-L6-v2"), &Overrides::default()).unwrap();
     let tokenizer = folder.tokenizer().unwrap();
     let encode = |text: &str| {
         let mut ids = Vec::new();
@@ -77,7 +75,7 @@ fn a_long_text_is_cut_without_being_tokenized_whole() {
 
 #[test]
 fn a_multilingual_model_has_prefixes() {
-    let folder = ModelFolder::open(&fetched("multilingual-e5-small"), &Overrides::default()).unwrap();
+    let folder = ModelFolder::open(&fetched("models/multilingual-e5-small"), &Overrides::default()).unwrap();
     assert_eq!((folder.spec.max_tokens, folder.spec.dim), (512, 384));
     assert_eq!(folder.spec.prefixes.query, "query: ");
     let tokenizer = folder.tokenizer().unwrap();

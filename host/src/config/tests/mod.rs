@@ -47,7 +47,11 @@ fn what_goes_by_the_memory_of_the_gpu_is_left_to_the_plugin_while_that_is_unknow
         |text: &str| load(text, &[], &[]).unwrap().config.ai.embedding.profile("candle").options_json(schema);
     assert_eq!(options(""), "{}");
     let eight = "ai.embedding.gpu_config.gpu_mem_limit = 8589934592\n";
-    assert_eq!(options(eight), r#"{"streams":4,"use_pinned_memory":true}"#);
+    assert_eq!(
+        options(&format!("{eight}ai.embedding.use_gpu = true")),
+        r#"{"streams":4,"use_pinned_memory":true}"#
+    );
+    assert_eq!(options(eight), "{}", "on a CPU");
     let own = "[ai.embedding.pipeline]\nstreams = 3\nuse_pinned_memory = 'off'\nprefetch = 2\n";
     assert_eq!(options(own), r#"{"prefetch":2,"streams":3,"use_pinned_memory":false}"#);
 }
@@ -155,6 +159,17 @@ fn the_production_files_hold_their_values() {
         ("qwen3emb", true, 256)
     );
     assert_eq!((embedding.gpu_config.device_id, embedding.gpu_config.gpu_mem_limit), (0, 12_884_901_888));
+    // Stand-ins run on the CPU, where a stream is a copy of the model.
+    let schema = r#"{"properties": {"use_gpu": {}, "streams": {}}}"#;
+    let chain: Vec<_> =
+        embedding.chain().iter().map(|it| (it.name.clone(), it.options_json(schema))).collect();
+    let chain: Vec<_> = chain.iter().map(|(name, options)| (name.as_str(), options.as_str())).collect();
+    let on_cpu = r#"{"use_gpu":false}"#;
+    assert_eq!(
+        chain[..3],
+        [("cuda", r#"{"streams":6,"use_gpu":true}"#), ("onnx", on_cpu), ("candle", on_cpu)]
+    );
+    assert_eq!(chain[3].0, "cpu");
     let limits = &server.memory.resource_manager;
     assert_eq!((limits.base_max_vectors, limits.scaling_max_vectors), (1_000_000, 20_000_000));
     assert_eq!((limits.target_memory_usage_percent, limits.critical_memory_usage_percent), (70, 90));

@@ -270,7 +270,7 @@ fn options() -> EmbeddingOptions {
             token_budget: 0,
             workers: 1,
             threads: 1,
-            gpu_texts: 128,
+            gpu_mem_limit: 0,
         },
         breaker: BreakerOptions {
             failures: 3,

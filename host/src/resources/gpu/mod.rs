@@ -6,10 +6,8 @@ mod cuda;
 mod health;
 mod library;
 mod nvml;
-mod tuning;
 
 pub use health::{Finding, Reading, Severity, judge};
-pub use tuning::Tuning;
 
 use cuda::Cuda;
 use nvml::Nvml;
@@ -35,6 +33,14 @@ pub struct Gpus {
     pub driver: Option<String>,
     /// Where there is none: why.
     pub absence: String,
+}
+
+impl Gpus {
+    /// Bytes of memory of the one that a backend names as its device, such as `cuda:0`; 0 where there is no such one.
+    pub fn memory_of(&self, device: &str) -> u64 {
+        let number = device.strip_prefix("cuda:").and_then(|number| number.parse::<usize>().ok());
+        number.and_then(|number| self.gpus.get(number)).map_or(0, |gpu| gpu.total_bytes)
+    }
 }
 
 /// One GPU. What the driver does not say is none.

@@ -125,6 +125,8 @@ fn every_gpu_is_told_with_what_each_library_knows() {
     };
     assert_eq!(found.gpus, [card("Test Card 8000", 8, Some(now)), card("Other Card", 80, None)]);
     assert_eq!((found.cuda, found.driver.as_deref()), (Some((12, 8)), Some("570.86.15")));
+    let memory = ["cuda:0", "cuda:1", "cuda:2", "cuda:x", "cpu"].map(|device| found.memory_of(device));
+    assert_eq!(memory, [8 << 30, 80 << 30, 0, 0, 0]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::{
     options::{CpuOptions, WantedPrecision},
     workers,
 };
-use magray_model::{Architecture, ModelFolder, Overrides, Packed as Ids, Spec, Weights};
+use magray_model::{Architecture, ModelFolder, Packed as Ids, Spec, Weights};
 use magray_plugin_api::{
     CallContext, DeviceReport, Embedder, EmbedderInfo, Error, ErrorCode, Host, LogLevel, MemoryUse, Result,
     Role,
@@ -60,13 +60,7 @@ impl TransformerEmbedder {
     /// # Errors
     /// As `CreateEmbedder::create`.
     pub(crate) fn open(dir: &Path, options: CpuOptions, host: &'static dyn Host) -> Result<Self> {
-        let overrides = Overrides {
-            max_tokens: options.max_tokens,
-            dim: options.dim,
-            query_prefix: options.query_prefix,
-            passage_prefix: options.passage_prefix,
-        };
-        let folder = ModelFolder::open(dir, &overrides)?;
+        let folder = ModelFolder::open(dir, &options.overrides)?;
         let engine = engine(options.precision, head_dim(&folder.spec.architecture))?;
         let digests = folder.digests()?;
         let weights = Weights::open(&folder)?;

@@ -21,6 +21,9 @@ const MAGIC: &[u8; 16] = b"magray packed\n\x1a\0";
 /// Magic, layout, precision, units, key, digest of the content, digest of all before it.
 const HEADER: usize = 128;
 
+/// Digits of a digest in the name of a file.
+const DIGEST: usize = 16;
+
 type Fill = Box<dyn Fn(&Weights, &mut [u32]) -> Result<()>>;
 
 /// What is packed, part after part, and where each part lies.
@@ -314,10 +317,29 @@ fn write(path: &Path, plan: &Plan, key: &[u8; 32], buffer: &Buffer) -> io::Resul
         file.write_all(content)?;
         fs::rename(&temporary, path)
     });
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+    match &written {
+        Ok(()) => remove_superseded(path),
+        Err(_) => drop(fs::remove_file(&temporary)),
     }
     written
+}
+
+/// Removes what stands beside `path` of the same model and precision with other weights: the model was replaced. Where
+/// another process still maps such a file it keeps it until it ends. Without the right to remove it stays.
+fn remove_superseded(path: &Path) {
+    let parts = |path: &Path| {
+        let stem = path.file_name()?.to_str()?.strip_suffix(".packed")?;
+        let (rest, precision) = stem.rsplit_once('-')?;
+        let (model, digest) = rest.rsplit_once('-')?;
+        (digest.len() == DIGEST).then(|| (model.to_owned(), precision.to_owned()))
+    };
+    let (Some(own), Some(dir)) = (parts(path), path.parent()) else { return };
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let other = entry.path();
+        if other != path && parts(&other).as_ref() == Some(&own) {
+            let _ = fs::remove_file(other);
+        }
+    }
 }
 
 /// Where the packed weights of a model are kept, below the plugin's folder `dir`.
@@ -327,7 +349,7 @@ pub(crate) fn file_name(model: &str, key: &[u8; 32], precision: Precision) -> St
         .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '_' })
         .collect();
     let digest = blake3::Hash::from(*key).to_hex();
-    format!("{model}-{}-{}.packed", &digest[..16], precision.name())
+    format!("{model}-{}-{}.packed", &digest[..DIGEST], precision.name())
 }
 
 #[cfg(test)]
@@ -425,6 +447,27 @@ mod tests {
         assert!(!packed.is_mapped());
         assert_eq!(vector.of(&packed).len(), 36);
         assert!(warned.borrow().contains("no-such-folder"), "{warned:?}");
+    }
+
+    #[test]
+    fn a_file_of_a_model_that_was_replaced_is_removed() {
+        let (dir, weights) = (tempdir().unwrap(), weights());
+        let file = |model: &str, key: u8, precision| {
+            let path = dir.path().join(file_name(model, &[key; 32], precision));
+            let plan = plan(precision).0;
+            Packed::open(&plan, [key; 32], &weights, Some(&path), |why| panic!("{why}")).unwrap();
+            path
+        };
+        let former = file("bge", 1, Precision::Bf16);
+        let others = [
+            file("bge", 1, Precision::Int8),
+            file("bge-small", 1, Precision::Bf16),
+            dir.path().join("bge-notes-bf16.packed"),
+        ];
+        fs::write(&others[2], "not of this plugin").unwrap();
+        let own = file("bge", 2, Precision::Bf16);
+        assert!(!former.exists() && own.exists());
+        assert!(others.iter().all(|path| path.exists()), "{others:?}");
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Network<'_> {
     /// The normalised sum of the embeddings of word, position and token type, `[batch, seq, hidden]`.
     fn embeddings(&mut self) -> Result<String> {
         let Bert { hidden, vocab, positions, first_position, token_types, .. } = *self.bert;
-        let words = self.builder.tensor("embeddings.word_embeddings.weight", &[vocab, hidden])?;
+        let words = self.builder.table("embeddings.word_embeddings.weight", [vocab, hidden])?;
         let weights = self.builder.weights;
         let table = weights.f32("embeddings.position_embeddings.weight", &[positions, hidden])?;
         // The operator counts positions from 0, and every token is of type 0.
@@ -148,17 +148,22 @@ impl Network<'_> {
     fn attention(&mut self, at: &str, names: &Names, states: &str, bias: Option<&str>) -> Result<String> {
         let hidden = self.bert.hidden;
         let weights = self.builder.weights;
-        let (mut rows, mut biases) =
-            (Vec::with_capacity(3 * hidden * hidden), Vec::with_capacity(3 * hidden));
+        let mut biases = Vec::with_capacity(3 * hidden);
         for name in names.qkv {
-            rows.extend(weights.f32(&format!("{at}.{name}.weight"), &[hidden, hidden])?);
-            biases.extend(weights.f32(&format!("{at}.{name}.bias"), &[hidden])?);
+            biases.extend_from_slice(&weights.view(&format!("{at}.{name}.bias"), &[hidden])?);
         }
+        let rows = names.qkv.map(|name| weights.view(&format!("{at}.{name}.weight"), &[hidden, hidden]));
+        let [query, key, value] = rows;
+        let rows = [query?, key?, value?];
         let biases = self.builder.constant(&format!("{at}.qkv.bias"), &[3 * hidden], &biases)?;
         let heads = attribute("num_heads", self.bert.heads as i64)?;
         let output = format!("{at}.attention");
         if self.quantizer.is_some() {
-            let qkv = Blocks::new(&rows, hidden).product(&mut self.builder, &format!("{at}.qkv"), states)?;
+            let qkv = Blocks::new(&rows.concat(), hidden).product(
+                &mut self.builder,
+                &format!("{at}.qkv"),
+                states,
+            )?;
             let parts = ["query", "key", "value"].map(|part| format!("{at}.{part}"));
             let [query, key, value] = parts.each_ref().map(String::as_str);
             let split = [attribute("axis", -1i64)?, attribute("num_outputs", 3i64)?];
@@ -167,8 +172,10 @@ impl Network<'_> {
             inputs.extend(bias);
             return self.builder.node(CONTRIB, "MultiHeadAttention", &inputs, &output, [heads]);
         }
-        let columns = transpose(&rows, hidden);
-        let weight = self.builder.constant(&format!("{at}.qkv.weight"), &[hidden, 3 * hidden], &columns)?;
+        let shape = [hidden, 3 * hidden];
+        let weight = self.builder.filled(&format!("{at}.qkv.weight"), &shape, |out| {
+            rows.iter().enumerate().for_each(|(part, rows)| transpose(rows, hidden, part * hidden, out));
+        })?;
         let mut inputs = vec![states, &weight, &biases, LENGTHS];
         if let Some(bias) = bias {
             inputs.extend(["", bias]);
@@ -178,22 +185,21 @@ impl Network<'_> {
 
     /// The linear layer `name` from `k` to `n` numbers.
     fn linear(&mut self, name: &str, x: &str, [k, n]: [usize; 2], int8: Int8) -> Result<Linear> {
-        let rows = self.builder.weights.f32(&format!("{name}.weight"), &[n, k])?;
-        let mut bias = self.builder.weights.f32(&format!("{name}.bias"), &[n])?;
+        let weight = format!("{name}.weight");
+        let weights = self.builder.weights;
+        let mut bias = weights.f32(&format!("{name}.bias"), &[n])?;
         let product = match (&mut self.quantizer, int8) {
-            (Some(_), Int8::Blocks) => Blocks::new(&rows, k).product(&mut self.builder, name, x)?,
+            (Some(_), Int8::Blocks) => {
+                Blocks::new(&weights.view(&weight, &[n, k])?, k).product(&mut self.builder, name, x)?
+            }
             (Some(quantizer), Int8::Columns { least }) => {
-                let columns = Columns::new(&rows, k);
+                let columns = Columns::new(&weights.view(&weight, &[n, k])?, k);
                 if let Some(least) = least {
                     columns.add_product_of(least, &mut bias);
                 }
                 quantizer.product(&mut self.builder, name, x, &columns, least)?
             }
-            (None, _) => {
-                let weight =
-                    self.builder.constant(&format!("{name}.weight"), &[k, n], &transpose(&rows, k))?;
-                self.builder.node(ONNX, "MatMul", &[x, &weight], name, [])?
-            }
+            (None, _) => self.builder.product(x, &weight, [n, k], name)?,
         };
         let bias = self.builder.constant(&format!("{name}.bias"), &[n], &bias)?;
         Ok(Linear { product, bias })
@@ -234,19 +240,17 @@ fn least(activation: Activation) -> f32 {
     }
 }
 
-/// `rows`, `[n, k]`, as `[k, n]`.
-pub(super) fn transpose(rows: &[f32], k: usize) -> Vec<f32> {
+/// Writes `rows`, `[n, k]`, as columns into `out`, `[k, _]`, from the column `first` on.
+fn transpose(rows: &[f32], k: usize, first: usize, out: &mut [f32]) {
     // In blocks, so that both sides stay in the cache.
     const BLOCK: usize = 16;
-    let n = rows.len() / k;
-    let mut columns = vec![0.0; rows.len()];
+    let width = out.len() / k;
     for (block, rows) in rows.chunks(BLOCK * k).enumerate() {
-        for (column, out) in columns.chunks_exact_mut(n).enumerate() {
-            let out = &mut out[block * BLOCK..];
+        for (column, out) in out.chunks_exact_mut(width).enumerate() {
+            let out = &mut out[first + block * BLOCK..];
             rows[column..].iter().step_by(k).zip(out).for_each(|(&x, out)| *out = x);
         }
     }
-    columns
 }
 
 /// The bucket of the distance from a query to a key, of T5's bidirectional scheme: half of the
@@ -272,8 +276,13 @@ mod tests {
     fn rows_become_columns() {
         let (n, k) = (37, 5);
         let rows: Vec<f32> = (0..n * k).map(|x| x as f32).collect();
-        for (at, x) in transpose(&rows, k).into_iter().enumerate() {
-            assert_eq!(x, rows[at % n * k + at / n], "{at}");
+        let (first, width) = (2, n + 3);
+        let mut columns = vec![-1.0; k * width];
+        transpose(&rows, k, first, &mut columns);
+        for (at, &x) in columns.iter().enumerate() {
+            let (row, column) = (at / width, at % width);
+            let is_of_it = (first..first + n).contains(&column);
+            assert_eq!(x, if is_of_it { rows[(column - first) * k + row] } else { -1.0 }, "{at}");
         }
     }
 

@@ -33,12 +33,16 @@ pub(crate) fn is_known(architecture: &Architecture) -> bool {
     }
 }
 
-/// Builds the network of a model from its tensors, in f32 or with its linear layers in int8.
+/// Builds the network of a model from its tensors, in f32 or with its linear layers in int8. Tensors that are used as
+/// they are stay in the files.
+///
+/// # Safety
+/// `weights` outlives the model and the sessions that are made of it.
 ///
 /// # Errors
 /// `CORRUPT_DATA` where a tensor is missing or has another shape, `UNSUPPORTED` where the network is
 /// not known.
-pub(crate) fn build(spec: &Spec, weights: &Weights, int8: bool) -> Result<Model> {
+pub(crate) unsafe fn build(spec: &Spec, weights: &Weights, int8: bool) -> Result<Model> {
     match &spec.architecture {
         Architecture::Bert(bert) => bert::bert(bert, weights, int8),
         Architecture::Qwen3(qwen) => qwen3::qwen3(qwen, spec.max_tokens, weights, int8),

@@ -1,7 +1,6 @@
 //! Decoders of the Qwen3 family (Qwen3-Embedding).
 use super::{
     INPUT_IDS,
-    bert::transpose,
     builder::{Builder, CONTRIB, ONNX, attribute},
     int8::Blocks,
 };
@@ -17,7 +16,7 @@ use ort::editor::Model;
 /// `CORRUPT_DATA` where a tensor is missing or has another shape.
 pub(super) fn qwen3(qwen: &Qwen3, max_tokens: usize, weights: &Weights, int8: bool) -> Result<Model> {
     let mut network = Network { builder: Builder::new(weights)?, qwen, int8 };
-    let words = network.builder.tensor("embed_tokens.weight", &[qwen.vocab, qwen.hidden])?;
+    let words = network.builder.table("embed_tokens.weight", [qwen.vocab, qwen.hidden])?;
     let mut states = network.builder.node(ONNX, "Gather", &[&words, INPUT_IDS], "embeddings", [])?;
     let shared = network.shared(max_tokens)?;
     for layer in 0..qwen.layers {
@@ -147,11 +146,11 @@ impl Network<'_> {
 
     /// The linear layer `name` from `k` to `n` numbers, which has no bias.
     fn linear(&mut self, name: &str, x: &str, [k, n]: [usize; 2]) -> Result<String> {
-        let rows = self.builder.weights.f32(&format!("{name}.weight"), &[n, k])?;
+        let weight = format!("{name}.weight");
         if self.int8 {
+            let rows = self.builder.weights.view(&weight, &[n, k])?;
             return Blocks::new(&rows, k).product(&mut self.builder, name, x);
         }
-        let weight = self.builder.constant(&format!("{name}.weight"), &[k, n], &transpose(&rows, k))?;
-        self.builder.node(ONNX, "MatMul", &[x, &weight], name, [])
+        self.builder.product(x, &weight, [n, k], name)
     }
 }

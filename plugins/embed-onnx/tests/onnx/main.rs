@@ -3,13 +3,14 @@
 mod support;
 
 use magray_embed_onnx::{Options, Precision};
+use magray_model_testkit::{apart, compare, embed, minilm_reference, tiny_reference};
 use magray_plugin_api::{CallContext, Embedder, ErrorCode, Health, Role};
 use std::{
     fs,
     path::Path,
     time::{Duration, Instant},
 };
-use support::{cosine, create, embed, fetched, largest_difference, minilm_reference, open, reference, tiny};
+use support::{create, fetched, open, tiny};
 use tempfile::TempDir;
 
 const MINILM: &str = "models/all-MiniLM-L6-v2";
@@ -22,12 +23,8 @@ fn minilm_keeps_the_contract() {
 #[test]
 fn minilm_gives_the_reference_vectors() {
     let embedder = open(&fetched(MINILM));
-    let reference = minilm_reference();
-    let texts: Vec<&str> = reference.items.iter().map(|item| item.text.as_str()).collect();
-    for (vector, item) in embed(&embedder, &texts, Role::Passage).iter().zip(&reference.items) {
-        let difference = largest_difference(vector, &item.embedding);
-        assert!(difference <= 1e-4, "{difference} for {:?}", item.text);
-    }
+    let agreement = compare(&embedder, &minilm_reference());
+    assert!(agreement.difference <= 1e-4, "{agreement:?}");
     let device = embedder.device();
     assert_eq!((device.device.as_str(), device.engine.as_str()), ("cpu", "CPUExecutionProvider"));
     assert_eq!((device.precision.as_str(), device.fallback_reason.as_str()), ("f32", ""));
@@ -41,18 +38,11 @@ fn every_network_gives_the_vectors_of_its_reference() {
         let int8 =
             create(Options { model: folder.clone(), precision: Precision::Int8, ..Options::default() });
         let int8 = int8.unwrap();
-        let reference = reference(&Path::new(&folder).join("expected.json"));
-        for role in [Role::Query, Role::Passage] {
-            let items: Vec<_> = reference.items.iter().filter(|item| item.role() == role).collect();
-            let texts: Vec<&str> = items.iter().map(|item| item.text.as_str()).collect();
-            let near = embed(&int8, &texts, role);
-            for ((vector, near), item) in embed(&embedder, &texts, role).iter().zip(near).zip(items) {
-                let difference = largest_difference(vector, &item.embedding);
-                assert!(difference <= 1e-4, "{name}: {difference} for {:?}", item.text);
-                let cosine = cosine(&near, &item.embedding);
-                assert!(cosine >= 0.99, "{name} int8: {cosine} for {:?}", item.text);
-            }
-        }
+        let reference = tiny_reference(folder.as_ref());
+        let agreement = compare(&embedder, &reference);
+        assert!(agreement.difference <= 1e-4, "{name}: {agreement:?}");
+        let agreement = compare(&int8, &reference);
+        assert!(agreement.cosine >= 0.99, "{name} int8: {agreement:?}");
     }
 }
 
@@ -63,12 +53,8 @@ fn int8_keeps_the_contract_and_is_near_the_reference() {
     magray_plugin_testkit::embedder(&embedder).assert();
     assert_eq!(embedder.device().precision, "int8");
     assert_eq!(embedder.info(), open(&fetched(MINILM)).info(), "it is the same space");
-    let reference = minilm_reference();
-    let texts: Vec<&str> = reference.items.iter().map(|item| item.text.as_str()).collect();
-    for (vector, item) in embed(&embedder, &texts, Role::Passage).iter().zip(&reference.items) {
-        let cosine = cosine(vector, &item.embedding);
-        assert!(cosine >= 0.995, "{cosine} for {:?}", item.text);
-    }
+    let agreement = compare(&embedder, &minilm_reference());
+    assert!(agreement.cosine >= 0.995, "{agreement:?}");
 }
 
 /// The folder of a tiny model with other files.
@@ -96,12 +82,8 @@ fn an_onnx_file_is_run_where_there_are_no_tensors() {
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let embedder = open(dir.path().to_str().unwrap());
     magray_plugin_testkit::embedder(&embedder).assert();
-    let reference = reference(&Path::new(&tiny("bert")).join("expected.json"));
-    let texts: Vec<&str> = reference.items.iter().map(|item| item.text.as_str()).collect();
-    for (vector, item) in embed(&embedder, &texts, Role::Passage).iter().zip(&reference.items) {
-        let difference = largest_difference(vector, &item.embedding);
-        assert!(difference <= 1e-4, "{difference} for {:?}", item.text);
-    }
+    let agreement = compare(&embedder, &tiny_reference(tiny("bert").as_ref()));
+    assert!(agreement.difference <= 1e-4, "{agreement:?}");
 }
 
 #[test]
@@ -182,9 +164,7 @@ fn streams_share_the_work_and_change_no_vector() {
     }
     three.tune("tokens_at_once", "40").unwrap();
     let (a, b) = (embed(&one, &texts, Role::Passage), embed(&three, &texts, Role::Passage));
-    for (a, b) in a.iter().zip(&b) {
-        assert!(largest_difference(a, b) <= 1e-5);
-    }
+    assert!(apart(&a, &b) <= 1e-5);
     let said: serde_json::Value = serde_json::from_str(&three.describe()).unwrap();
     assert_eq!(said["streams"], 3);
     assert!(said["nodes"]["CPUExecutionProvider"].as_u64() > Some(10), "{said}");
@@ -214,5 +194,5 @@ fn a_long_call_can_be_cancelled() {
     let error = embedder.embed(&Impatient(Instant::now()), &texts, Role::Passage, &mut out).unwrap_err();
     assert_eq!(error.code(), ErrorCode::CANCELLED);
     assert_eq!(embedder.health(), Health::ok(), "that is no failure");
-    assert_eq!(embed(&embedder, &["it goes on"], Role::Query).len(), 1);
+    assert!(embed(&embedder, &["it goes on"], Role::Query).iter().any(|&number| number != 0.0));
 }
