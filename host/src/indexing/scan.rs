@@ -71,6 +71,8 @@ mod x86 {
     /// Numbers of a register, and registers of sums.
     const WIDTH: usize = 8;
     const SUMS: usize = 4;
+    /// Numbers of a round, which has every sum in a register of its own.
+    const STEP: usize = WIDTH * SUMS;
 
     pub(super) fn is_there() -> bool {
         is_x86_feature_detected!("avx2")
@@ -80,12 +82,15 @@ mod x86 {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn dots(query: &[f32], rows: &[f16], out: &mut [f32]) {
-        let (numbers, rest) = query.as_chunks::<WIDTH>();
+        let (numbers, rest) = query.as_chunks::<STEP>();
         for (row, out) in rows.chunks_exact(query.len()).zip(out) {
-            let (row, rest_of_row) = row.as_chunks::<WIDTH>();
+            let (row, rest_of_row) = row.as_chunks::<STEP>();
             let mut sums = [_mm256_setzero_ps(); SUMS];
-            for (at, (a, b)) in row.iter().zip(numbers).enumerate() {
-                sums[at % SUMS] = _mm256_fmadd_ps(halves(a), floats(b), sums[at % SUMS]);
+            for (a, b) in row.iter().zip(numbers) {
+                let (a, b) = (a.as_chunks().0, b.as_chunks().0);
+                for at in 0..SUMS {
+                    sums[at] = _mm256_fmadd_ps(halves(&a[at]), floats(&b[at]), sums[at]);
+                }
             }
             let rest: f32 = rest_of_row.iter().zip(rest).map(|(a, b)| a.to_f32() * b).sum();
             *out = total(sums) + rest;
@@ -95,11 +100,14 @@ mod x86 {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn squares(dim: usize, rows: &[f16], out: &mut [f32]) {
         for (row, out) in rows.chunks_exact(dim).zip(out) {
-            let (row, rest) = row.as_chunks::<WIDTH>();
+            let (row, rest) = row.as_chunks::<STEP>();
             let mut sums = [_mm256_setzero_ps(); SUMS];
-            for (at, a) in row.iter().enumerate() {
-                let wide = halves(a);
-                sums[at % SUMS] = _mm256_fmadd_ps(wide, wide, sums[at % SUMS]);
+            for a in row {
+                let a = a.as_chunks().0;
+                for at in 0..SUMS {
+                    let wide = halves(&a[at]);
+                    sums[at] = _mm256_fmadd_ps(wide, wide, sums[at]);
+                }
             }
             let rest: f32 = rest.iter().map(|a| a.to_f32() * a.to_f32()).sum();
             *out = total(sums) + rest;
