@@ -71,6 +71,8 @@ mod x86 {
     /// Numbers of a register, and registers of sums.
     const WIDTH: usize = 8;
     const SUMS: usize = 4;
+    /// Numbers of a round, which has every sum in a register of its own.
+    const STEP: usize = WIDTH * SUMS;
 
     pub(super) fn is_there() -> bool {
         is_x86_feature_detected!("avx2")
@@ -80,40 +82,46 @@ mod x86 {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn dots(query: &[f32], rows: &[f16], out: &mut [f32]) {
+        let (numbers, rest) = query.as_chunks::<STEP>();
         for (row, out) in rows.chunks_exact(query.len()).zip(out) {
-            *out = sum_of_products(row, query, floats, |number| number);
+            let (row, rest_of_row) = row.as_chunks::<STEP>();
+            let mut sums = [_mm256_setzero_ps(); SUMS];
+            for (a, b) in row.iter().zip(numbers) {
+                let (a, b) = (a.as_chunks().0, b.as_chunks().0);
+                for at in 0..SUMS {
+                    sums[at] = _mm256_fmadd_ps(halves(&a[at]), floats(&b[at]), sums[at]);
+                }
+            }
+            let rest: f32 = rest_of_row.iter().zip(rest).map(|(a, b)| a.to_f32() * b).sum();
+            *out = total(sums) + rest;
         }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn squares(dim: usize, rows: &[f16], out: &mut [f32]) {
         for (row, out) in rows.chunks_exact(dim).zip(out) {
-            *out = sum_of_products(row, row, halves, f16::to_f32);
+            let (row, rest) = row.as_chunks::<STEP>();
+            let mut sums = [_mm256_setzero_ps(); SUMS];
+            for a in row {
+                let a = a.as_chunks().0;
+                for at in 0..SUMS {
+                    let wide = halves(&a[at]);
+                    sums[at] = _mm256_fmadd_ps(wide, wide, sums[at]);
+                }
+            }
+            let rest: f32 = rest.iter().map(|a| a.to_f32() * a.to_f32()).sum();
+            *out = total(sums) + rest;
         }
     }
 
-    /// `load` and `widen` say how the numbers of `other` become f32, eight at a time and one by one.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn sum_of_products<T: Copy>(
-        row: &[f16],
-        other: &[T],
-        load: unsafe fn(&[T; WIDTH]) -> __m256,
-        widen: impl Fn(T) -> f32,
-    ) -> f32 {
-        let ((a, rest_a), (b, rest_b)) = (row.as_chunks::<WIDTH>(), other.as_chunks::<WIDTH>());
-        let mut sums = [_mm256_setzero_ps(); SUMS];
-        for (at, (a, b)) in a.iter().zip(b).enumerate() {
-            // SAFETY: this function is compiled for what `load` needs.
-            let b = unsafe { load(b) };
-            sums[at % SUMS] = _mm256_fmadd_ps(halves(a), b, sums[at % SUMS]);
-        }
+    fn total(sums: [__m256; SUMS]) -> f32 {
         let all = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
         let mut lanes = [0.0; WIDTH];
         // SAFETY: `lanes` has room for the eight numbers that it writes.
         unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), all) };
-        let rest: f32 = rest_a.iter().zip(rest_b).map(|(a, &b)| a.to_f32() * widen(b)).sum();
-        lanes.iter().sum::<f32>() + rest
+        lanes.iter().sum()
     }
 
     #[inline]
