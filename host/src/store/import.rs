@@ -595,7 +595,10 @@ mod tests {
         };
         take_in(&f, space, &[of("moon", Layer::Assets, [1.0, 0.0])]);
         take_in(&f, space, &[of("tide", Layer::Assets, [0.0, 1.0])]);
-        let vectors = |layer, seq| f.store.changes_after(space, layer, seq).unwrap().vectors;
+        let vectors = |layer, seq| -> Vec<f32> {
+            let changes = f.store.changes_after(space, layer, seq).unwrap();
+            changes.vectors.iter().map(|v| v.to_f32()).collect()
+        };
         assert_eq!(vectors(Layer::Assets, 0), [0.0, 1.0]);
         take_in(&f, space, &[of("tide", Layer::Insights, [0.0, 1.0])]);
         assert_eq!((vectors(Layer::Assets, 0).len(), vectors(Layer::Insights, 0)), (0, vec![0.0, 1.0]));

@@ -347,13 +347,15 @@ pub(super) fn remove(db: &Connection, layer: Layer, id: RecordId) -> rusqlite::R
 pub(super) fn move_to(db: &Connection, from: Layer, to: Layer, id: RecordId) -> rusqlite::Result<()> {
     let mut moved = db.prepare_cached(
         "UPDATE vectors SET layer = ?2
-         WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1 AND record_id = ?3 RETURNING space_id",
+         WHERE space_id IN (SELECT id FROM spaces) AND layer = ?1 AND record_id = ?3
+         RETURNING space_id, vector",
     )?;
-    let spaces: Vec<SpaceId> =
-        moved.query_map((from, to, id), |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    for space in spaces {
-        changes::log(db, space, from, id)?;
-        changes::log(db, space, to, id)?;
+    let moved: Vec<(SpaceId, Vec<u8>)> = moved
+        .query_map((from, to, id), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (space, vector) in moved {
+        changes::log(db, space, from, id, &[])?;
+        changes::log(db, space, to, id, &vector)?;
     }
     Ok(())
 }
