@@ -196,7 +196,7 @@ class FaissIvfPq(Faiss):
             self.filters = False
 
     def settings(self):
-        return grid(nprobe=[1, 2, 4, 8, 16, 32, 64, 128, 256], k_factor=[2, 5, 10, 20, 40, 100])
+        return grid(nprobe=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], k_factor=[2, 5, 10, 20, 40, 100])
 
     def parameters(self, setting, selector):
         lists = self.faiss.SearchParametersIVF(nprobe=setting["nprobe"], **selector)
@@ -233,7 +233,7 @@ class Scann:
         self.index.set_num_threads(self.space.threads)
 
     def settings(self):
-        return grid(leaves=[1, 2, 4, 8, 16, 32, 64, 128, 256], reorder=[20, 40, 80, 160, 320])
+        return grid(leaves=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512], reorder=[20, 40, 80, 160, 320])
 
     def search(self, queries, setting, allowed):
         knobs = {
