@@ -45,17 +45,16 @@ mod x86 {
 
     pub(super) fn benches(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group("ceiling");
-        let avx512 = is_x86_feature_detected!("avx512f");
-        let kinds: [(&str, bool, usize, unsafe fn()); 3] = [
-            ("f32", avx512, 16, f32),
-            ("bf16", avx512 && is_x86_feature_detected!("avx512bf16"), 32, bf16),
-            ("int8", avx512 && is_x86_feature_detected!("avx512vnni"), 64, int8),
-        ];
-        for (name, _, lanes, run) in kinds.into_iter().filter(|kind| kind.1) {
-            group.throughput(Throughput::Elements((SUMS * ROUNDS * lanes) as u64));
-            // SAFETY: the processor has what it needs.
-            group.bench_function(name, |bencher| bencher.iter(|| unsafe { run() }));
-        }
+        let mut measure = |name, is_there, lanes: usize, run: unsafe fn()| {
+            if is_there {
+                group.throughput(Throughput::Elements((SUMS * ROUNDS * lanes) as u64));
+                // SAFETY: the processor has what it needs.
+                group.bench_function(name, |bencher| bencher.iter(|| unsafe { run() }));
+            }
+        };
+        measure("f32", is_x86_feature_detected!("avx512f"), 16, f32);
+        measure("bf16", is_x86_feature_detected!("avx512bf16"), 32, bf16);
+        measure("int8", is_x86_feature_detected!("avx512vnni"), 64, int8);
     }
 }
 

@@ -216,7 +216,7 @@ fn whenever_a_restore_is_killed_the_old_or_the_new_database_is_whole() {
         // Answers come from what is there, whatever index is left.
         let word = if is_new { "new" } else { "old" };
         let query = format!("{word} number 3 says something of its own");
-        assert_eq!(home.search(&[&query, "-k", "1"]), [query.clone()], "round {round}");
+        assert_eq!(home.search(&[&query, "-k", "1"]), std::slice::from_ref(&query), "round {round}");
     }
     assert!(switched > 0, "it was always killed too early to show anything");
     home.run(&["restore", "old.db", "--force"]).expect(0);

@@ -23,7 +23,10 @@ fn on_a_small_disk(home: &Home, mib: u32, script: &str) -> Ran {
         command.arg(format!("mount -t tmpfs -o size={mib}m none data; {script}"));
         command
     } else {
-        eprintln!("no name space to mount a small file system in: file sizes are limited instead");
+        #[expect(clippy::print_stderr, reason = "which of the two ways ran")]
+        {
+            eprintln!("no name space to mount a small file system in: file sizes are limited instead");
+        }
         let mut command = Command::new("sh");
         command.args(["-ec", &format!("trap '' XFSZ; ulimit -f {}; {script}", mib * 2048 / 4)]);
         command
