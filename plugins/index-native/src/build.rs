@@ -1,7 +1,8 @@
 //! Sealing: making codes of rows and laying them out.
 
 use crate::{
-    container::{Container, MAX_PLACES, Part, Shape},
+    container::{Container, MAX_PLACES, Part, Shape, anonymous},
+    graph,
     int8::{self, Quantizer},
     ivf::{self, Lists},
     options::{Layout, Options},
@@ -131,7 +132,7 @@ struct Encoder<'a> {
 pub(crate) fn lists(options: &Options, rows: usize) -> usize {
     match options.layout {
         Layout::Auto if rows < AUTO_IVF => 0,
-        Layout::Flat => 0,
+        Layout::Flat | Layout::Graph => 0,
         Layout::Auto | Layout::Ivf if options.lists == 0 => ivf::auto_lists(rows).min(rows),
         Layout::Auto | Layout::Ivf => options.lists.min(rows),
     }
@@ -159,12 +160,16 @@ pub(crate) fn build(
         count => Some(ivf::lists(cx, threads, count, options.seed, source, &quantizer)?),
     };
     let lists = lists.as_ref();
+    let graph = match options.layout {
+        Layout::Graph => graph_of(cx, threads, options.seed, source, &quantizer)?,
+        _ => Vec::new(),
+    };
     let shape = Shape {
         rows,
         places: lists.map_or(rows.next_multiple_of(ROWS), |lists| lists.places.len()),
         lists: lists.map_or(0, Lists::count),
         probes: lists.map_or(0, Lists::count),
-        graph_bytes: 0,
+        graph_bytes: graph.len() * size_of::<u32>(),
         seed: options.seed,
         wide: source.is_wide(),
         scale: quantizer.scale(),
@@ -176,6 +181,8 @@ pub(crate) fn build(
         return Err(Error::new(ErrorCode::INTERNAL, "the memory of a new index is not its own"));
     };
     numbers(&mut parts, Part::Center).copy_from_slice(quantizer.center());
+    numbers(&mut parts, Part::Graph).copy_from_slice(&graph);
+    drop(graph);
     if let Some(lists) = lists {
         numbers(&mut parts, Part::Centroids).copy_from_slice(&lists.centroids);
         numbers(&mut parts, Part::Starts).copy_from_slice(&lists.starts);
@@ -215,6 +222,43 @@ pub(crate) fn build(
         sealed.container_mut().set_probes(spec, probes);
     }
     Ok(sealed)
+}
+
+/// The section of a graph of the rows. It takes codes of its own and leaves them: to make them again
+/// costs a fiftieth of a graph, and so all of the index can be laid out once its size is known.
+fn graph_of(
+    cx: &dyn CallContext,
+    threads: usize,
+    seed: u64,
+    source: &Source<'_>,
+    quantizer: &Quantizer,
+) -> Result<Vec<u32>> {
+    let (dim, n, kernel) = (source.spec.dim, source.len(), int8::Kernel::detect());
+    let stride = int8::stride(dim);
+    let (mut codes, mut half) = (anonymous(n * stride)?, vec![0; n]);
+    // Squared lengths, and from them what makes all rows equally long.
+    let mut lift = vec![0.0f32; n];
+    let places = PART * ROWS;
+    let slices = codes.chunks_mut(places * stride).zip(half.chunks_mut(places)).zip(lift.chunks_mut(places));
+    parallel::map(threads, slices.enumerate().collect(), |(part, ((codes, half), squares))| {
+        cx.check()?;
+        let mut row = vec![0.0; dim];
+        let rows = codes.chunks_exact_mut(stride).zip(half).zip(squares);
+        for (at, ((code, half), square)) in rows.enumerate() {
+            source.read_scaled(part * places + at, &mut row);
+            *square = row.iter().map(|v| v * v).sum();
+            quantizer.encode(kernel, &row, code, std::slice::from_mut(half));
+        }
+        Ok(())
+    })?;
+    let longest = lift.iter().fold(0.0f32, |longest, &square| longest.max(square));
+    lift.iter_mut().for_each(|square| *square = (longest - *square).sqrt() * quantizer.scale());
+    let Some(codes) = int8::Codes::new(stride, &codes, &half) else {
+        return Err(Error::new(ErrorCode::UNSUPPORTED, format!("a graph of vectors of width {dim}")));
+    };
+    let lift = (source.spec.metric == Metric::Dot).then_some(&*lift);
+    let params = graph::Params { seed, ..graph::Params::default() };
+    graph::build(cx, kernel, codes, lift, &params, threads)
 }
 
 type Parts<'a> = [&'a mut [u8]; Part::ALL.len()];

@@ -14,7 +14,7 @@
 //! | half | `places` i32, see [`int8::Codes`] |
 //! | codes | `[places, stride]` u8 row-major, see [`int8::Codes`] |
 //! | originals | `[places, dim]` row-major, f16 where that loses nothing, else f32 |
-//! | graph | `graph_bytes` |
+//! | graph | `graph_bytes` of u32, see [`graph`](crate::graph); only with the layout `graph` |
 //!
 //! Places come in blocks of [`ROWS`]. Each part begins at a multiple of 64 bytes, so that a map of the
 //! file is used as it is; where it begins and ends follows from the header, so there is nothing else to
@@ -263,8 +263,8 @@ pub(crate) struct Container {
     shape: Shape,
     layout: Layout,
     bytes: Bytes,
-    /// Factors and bits once more, in large pages: see [`Container::heat`].
-    hot: Option<MmapMut>,
+    /// Parts once more, in large pages, and where they lie: see [`Container::heat`].
+    hot: Vec<(Range<usize>, MmapMut)>,
 }
 
 impl Container {
@@ -276,7 +276,7 @@ impl Container {
         let layout = layout(spec, &shape).ok_or_else(|| too_large(&"the index is larger than memory"))?;
         let mut bytes = anonymous(layout[Part::Graph as usize].end)?;
         bytes[..size_of::<Head>()].copy_from_slice(bytemuck::bytes_of(&Head::new(spec, &shape)));
-        Ok(Self { shape, layout, bytes: Bytes::Owned(bytes), hot: None })
+        Ok(Self { shape, layout, bytes: Bytes::Owned(bytes), hot: Vec::new() })
     }
 
     /// Maps the file in `dir` and looks at its header and length.
@@ -316,7 +316,7 @@ impl Container {
         let Some(layout) = layout else {
             return Err(corrupt(&format_args!("{} vectors cannot be in {length} bytes", shape.rows)));
         };
-        Ok(Self { shape, layout, bytes: Bytes::Mapped(map), hot: None })
+        Ok(Self { shape, layout, bytes: Bytes::Mapped(map), hot: Vec::new() })
     }
 
     pub(crate) fn save(&self, dir: &Path) -> Result<()> {
@@ -350,14 +350,13 @@ impl Container {
     /// # Panics
     /// Where the type is not the part's.
     pub(crate) fn part<T: Pod>(&self, part: Part) -> &[T] {
-        if let Some(hot) = &self.hot
-            && matches!(part, Part::Factors | Part::Bits)
-        {
-            let begin = self.layout[Part::Factors as usize].start;
-            let range = &self.layout[part as usize];
-            return bytemuck::cast_slice(&hot[range.start - begin..range.end - begin]);
+        let range = self.layout[part as usize].clone();
+        for (hot, bytes) in &self.hot {
+            if hot.start <= range.start && range.end <= hot.end {
+                return bytemuck::cast_slice(&bytes[range.start - hot.start..range.end - hot.start]);
+            }
         }
-        bytemuck::cast_slice(&self.bytes()[self.layout[part as usize].clone()])
+        bytemuck::cast_slice(&self.bytes()[range])
     }
 
     pub(crate) fn part_bytes(&self, part: Part) -> usize {
@@ -384,20 +383,27 @@ impl Container {
     /// # Errors
     /// `OUT_OF_MEMORY` where there is no memory.
     pub(crate) fn heat(&mut self) -> Result<()> {
-        if self.hot.is_none() && matches!(self.bytes, Bytes::Mapped(_)) {
-            let range = self.layout[Part::Factors as usize].start..self.layout[Part::Bits as usize].end;
-            if !range.is_empty() {
-                let mut hot = anonymous(range.len())?;
-                hot.copy_from_slice(&self.bytes()[range]);
-                self.hot = Some(hot);
-            }
+        if !self.hot.is_empty() || !matches!(self.bytes, Bytes::Mapped(_)) {
+            return Ok(());
+        }
+        let span =
+            |first: Part, last: Part| self.layout[first as usize].start..self.layout[last as usize].end;
+        let spans = match self.shape.graph_bytes {
+            0 => vec![span(Part::Factors, Part::Bits)],
+            // Of the codes of one bit nothing is read but under a filter that few rows pass.
+            _ => vec![span(Part::Half, Part::Codes), span(Part::Graph, Part::Graph)],
+        };
+        for span in spans.into_iter().filter(|span| !span.is_empty()) {
+            let mut hot = anonymous(span.len())?;
+            hot.copy_from_slice(&self.bytes()[span.clone()]);
+            self.hot.push((span, hot));
         }
         Ok(())
     }
 
     /// Bytes in memory and bytes of a mapped file.
     pub(crate) fn memory(&self) -> (usize, usize) {
-        let hot = self.hot.as_ref().map_or(0, |hot| hot.len());
+        let hot = self.hot.iter().map(|(span, _)| span.len()).sum();
         match &self.bytes {
             Bytes::Mapped(map) => (hot, map.len()),
             Bytes::Owned(map) => (map.len(), 0),
@@ -410,7 +416,7 @@ impl Container {
 }
 
 /// Memory in large pages where the system has them.
-fn anonymous(length: usize) -> Result<MmapMut> {
+pub(crate) fn anonymous(length: usize) -> Result<MmapMut> {
     let map = MmapMut::map_anon(length).map_err(|error| too_large(&error))?;
     #[cfg(target_os = "linux")]
     // Where they are switched off, small ones do as well.

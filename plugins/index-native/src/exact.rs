@@ -151,9 +151,9 @@ pub(crate) fn prepare(spec: IndexSpec, query: &[f32]) -> Vec<f32> {
     query.iter().map(|&v| (f64::from(v) * scale) as f32).collect()
 }
 
-/// Appends a vector to `rows` as it is stored, and returns the factor that makes its length 1 under
-/// cosine; under the others there is nothing to do. It is stored as it is given, for then f16 may hold
-/// it without a loss, unless its length is such that products of it would leave f32.
+/// Appends a vector to `rows` as it is stored, and returns what makes its length 1 under cosine, and
+/// else 1. It is stored as it is given, for then f16 may hold it without a loss, unless its length is
+/// such that products of it would leave f32.
 pub(crate) fn store(spec: IndexSpec, vector: &[f32], rows: &mut Vec<f32>) -> f32 {
     if spec.metric != Metric::Cosine {
         rows.extend_from_slice(vector);

@@ -1,4 +1,4 @@
-//! The `native` index: vectors quantized to codes that a search scans, and the best of them scored
+//! The `native` index: vectors quantized to codes that a search scans or walks, and the best of them scored
 //! again exactly.
 //!
 //! | part | where |
@@ -7,6 +7,7 @@
 //! | codes of one bit a dimension, and scanning them | `rabitq`, `rotation` |
 //! | codes of eight bits, by which the best are scored again | `int8` |
 //! | lists by the nearest centroid | `ivf` |
+//! | a graph of near rows | `graph` |
 //! | making all of that | `build` |
 //! | searching it | `sealed` |
 //! | rows that were written since | `staged` |
@@ -16,8 +17,8 @@ mod build;
 mod candidates;
 mod container;
 mod exact;
+mod graph;
 mod index;
-#[allow(dead_code, unused_imports, reason = "what a graph needs of it")]
 mod int8;
 mod ivf;
 mod options;

@@ -5,18 +5,29 @@ use crate::{
     build,
     candidates::Candidates,
     container::{Container, Part},
+    graph::{ByCodes, Graph, Outline, Scratch},
     int8::{self, Quantizer},
     ivf::list_of,
-    options::Options,
+    options::{Layout, Options},
     parallel,
     rabitq::{self, Accept, Kernel, ROWS, Scan, Target},
     rotation::{LANES, Rotation},
 };
 use magray_plugin_api::{CallContext, Error, ErrorCode, Hit, IndexSpec, Metric, Result};
-use std::{ops::Range, path::Path};
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 /// Codes that are worth a thread: some 200 µs of scanning, several times what a thread takes to start.
 const THREAD_WORDS: usize = 4 << 20;
+
+/// Rows in view of walks that are worth a thread, some 100 µs.
+const THREAD_STEPS: usize = 256;
+
+/// So many rows are scanned in the time in which a walk compares one.
+const SCANNED: usize = 50;
 
 /// Queries that a thread scans together.
 const GROUP: usize = 16;
@@ -37,6 +48,10 @@ pub(crate) struct Sealed {
     container: Container,
     quantizer: Quantizer,
     rotation: Rotation,
+    /// Where there is a graph.
+    outline: Option<Outline>,
+    /// For the searches of a graph to come.
+    scratches: Mutex<Vec<Scratch>>,
 }
 
 /// What to search for, and how hard.
@@ -48,6 +63,8 @@ pub(crate) struct Request<'a> {
     pub(crate) rescore: usize,
     /// How many lists are scanned, where there are lists.
     pub(crate) probes: usize,
+    /// How many rows a walk keeps in view, where there is a graph.
+    pub(crate) breadth: usize,
     /// Which places may be found.
     pub(crate) accept: Option<Accept<'a>>,
     pub(crate) threads: usize,
@@ -86,7 +103,22 @@ impl Sealed {
         let quantizer = Quantizer::new(container.part::<f32>(Part::Center).to_vec(), shape.scale)?;
         let rotation = Rotation::new(32 * rabitq::words(spec.dim), shape.seed);
         let byte_kernel = int8::Kernel::detect();
-        sound.then_some(Self { spec, kernel, byte_kernel, container, quantizer, rotation })
+        let outline = match container.part_bytes(Part::Graph) {
+            0 => None,
+            // An odd byte more or less makes it no graph.
+            bytes if bytes % 4 != 0 || shape.lists > 0 => return None,
+            _ => Some(Outline::read(shape.rows, container.part(Part::Graph))?),
+        };
+        sound.then(|| Self {
+            spec,
+            kernel,
+            byte_kernel,
+            container,
+            quantizer,
+            rotation,
+            outline,
+            scratches: Mutex::default(),
+        })
     }
 
     pub(crate) fn container(&self) -> &Container {
@@ -145,7 +177,15 @@ impl Sealed {
     /// Whether it is laid out as `options` say.
     pub(crate) fn is_as(&self, options: &Options) -> bool {
         let shape = self.container.shape();
-        build::lists(options, shape.rows) == shape.lists && options.seed == shape.seed
+        let graph = options.layout == Layout::Graph;
+        build::lists(options, shape.rows) == shape.lists
+            && options.seed == shape.seed
+            && graph == self.has_graph()
+    }
+
+    /// Whether it is walked and not scanned.
+    pub(crate) fn has_graph(&self) -> bool {
+        self.outline.is_some()
     }
 
     fn codes(&self) -> Option<int8::Codes<'_>> {
@@ -194,6 +234,11 @@ impl Sealed {
 
     /// The hits of each query, best first, by the codes.
     pub(crate) fn search(&self, cx: &dyn CallContext, request: &Request<'_>) -> Result<Vec<Vec<Hit>>> {
+        if let Some(outline) = &self.outline
+            && let Some(codes) = self.codes()
+        {
+            return self.walk(cx, request, &outline.graph(self.container.part(Part::Graph)), codes);
+        }
         let blocks = self.container.shape().blocks();
         let share = if self.lists() == 0 { 1.0 } else { request.probes as f64 / self.lists() as f64 };
         let words = (self.places() * rabitq::words(self.spec.dim)) as f64 * share;
@@ -324,7 +369,8 @@ impl Sealed {
         // The nearest is the row itself.
         let k = 11.min(self.rows());
         let rescore = (32 * k).min(self.places());
-        let request = Request { queries, k, rescore, probes: self.lists(), accept: None, threads };
+        let request =
+            Request { queries, k, rescore, probes: self.lists(), breadth: 0, accept: None, threads };
         let found = self.search(cx, &request)?;
         let starts: &[u32] = self.container.part(Part::Starts);
         let mut ranks = Vec::new();
@@ -362,6 +408,16 @@ impl Sealed {
             }
             places = best.into_places();
         }
+        self.by_originals(request, query, places)
+    }
+
+    /// The best of some places by the originals.
+    fn by_originals(
+        &self,
+        request: &Request<'_>,
+        query: &[f32],
+        places: impl IntoIterator<Item = u32>,
+    ) -> Vec<Hit> {
         let mut row = vec![0.0; self.spec.dim];
         let mut best = Best::new(request.k);
         for place in places {
@@ -370,5 +426,63 @@ impl Sealed {
             best.push(Hit::new(self.ids()[place as usize], score));
         }
         best.into_sorted()
+    }
+
+    /// The hits of each query by a walk of the graph. Where it does not find enough, for a filter lets
+    /// few rows through or such that are far away, the codes of one bit are scanned instead.
+    fn walk(
+        &self,
+        cx: &dyn CallContext,
+        request: &Request<'_>,
+        graph: &Graph<'_>,
+        codes: int8::Codes<'_>,
+    ) -> Result<Vec<Vec<Hit>>> {
+        let work = request.queries.len() * request.breadth;
+        let threads = request.threads.min(work / THREAD_STEPS).clamp(1, request.queries.len().max(1));
+        let share = request.queries.len().div_ceil(threads).max(1);
+        let exact = EXACT.0 * request.k + EXACT.1;
+        let breadth = request.breadth.max(exact);
+        let groups: Vec<&[Vec<f32>]> = request.queries.chunks(share).collect();
+        let found = parallel::map(threads, groups, |queries| {
+            let mut scratch = self.scratches().pop().unwrap_or_default();
+            let mut coded = int8::Queries::new(codes.stride());
+            let mut hits = Vec::with_capacity(queries.len());
+            for query in queries {
+                cx.check()?;
+                coded.clear();
+                self.quantizer.push_query(self.spec.metric, query, &mut coded);
+                let by_distance = self.spec.metric == Metric::L2;
+                let mut scorer = ByCodes::new(self.byte_kernel, codes, coded.get(0), by_distance);
+                let found = match request.accept {
+                    None => Some(graph.search(&mut scorer, breadth, &mut scratch)),
+                    Some(accept) => {
+                        let budget = (self.rows() / SCANNED).max(4 * breadth);
+                        let accept = |row| accept(row as usize);
+                        graph.search_filtered(&mut scorer, breadth, accept, budget, &mut scratch)
+                    }
+                };
+                // Of a graph that hangs together badly a walk may see less than is asked for.
+                hits.push(match found.filter(|found| found.len() >= request.k) {
+                    Some(found) => {
+                        let places = found.iter().take(exact).map(|candidate| candidate.row);
+                        self.by_originals(request, query, places)
+                    }
+                    None => {
+                        let tables = self.tables(std::slice::from_ref(query));
+                        let blocks = self.container.shape().blocks();
+                        let found = self.scan_flat(cx, request, &tables, 0..blocks)?;
+                        found.into_iter().flat_map(|found| self.rescore(request, query, found)).collect()
+                    }
+                });
+            }
+            self.scratches().push(scratch);
+            Ok(hits)
+        })?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    // A scratch is as good after a panic as before: every search begins with a clean one.
+    fn scratches(&self) -> MutexGuard<'_, Vec<Scratch>> {
+        self.scratches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -29,7 +29,9 @@ fn saved_and_opened(index: &Native, options: Options) -> Native {
 
 #[test]
 fn conforms() {
-    for options in [Options::default(), by_codes(Layout::Flat), by_codes(Layout::Ivf)] {
+    for options in
+        [Options::default(), by_codes(Layout::Flat), by_codes(Layout::Ivf), by_codes(Layout::Graph)]
+    {
         let make = |spec| -> Result<Box<dyn VectorIndex>> { Ok(Box::new(native(options, spec))) };
         let open = |spec, dir: &Path| -> Result<Box<dyn VectorIndex>> {
             Ok(Box::new(Native::open(options, spec, dir, HOST)?))
@@ -78,7 +80,7 @@ fn finds_the_nearest_by_its_codes() {
             let mut oracle = Oracle::new(spec);
             oracle.upsert(&ids, stored);
             let third: Vec<u64> = (0..n as u64).step_by(3).map(|id| id + (1 << 40)).collect();
-            for layout in [Layout::Flat, Layout::Ivf] {
+            for layout in [Layout::Flat, Layout::Ivf, Layout::Graph] {
                 // Noise is harder than any real vectors.
                 let options = Options { rescore: 400, ..by_codes(layout) };
                 let index = native(options, spec);
@@ -114,7 +116,7 @@ fn builds_are_deterministic_and_follow_the_seed() {
         fs::read(dir.path().join("index.bin")).unwrap()
     };
     let backwards: Vec<u64> = ids.iter().rev().copied().collect();
-    for layout in [Layout::Flat, Layout::Ivf] {
+    for layout in [Layout::Flat, Layout::Ivf, Layout::Graph] {
         let options = by_codes(layout);
         assert_eq!(bytes(options, &ids), bytes(options, &backwards));
         assert_ne!(bytes(options, &ids), bytes(Options { seed: 1, ..options }, &ids));
@@ -124,7 +126,7 @@ fn builds_are_deterministic_and_follow_the_seed() {
 #[test]
 fn equal_rows_are_found_by_the_lowest_ids() {
     let spec = IndexSpec { dim: 48, metric: Metric::L2 };
-    for layout in [Layout::Flat, Layout::Ivf] {
+    for layout in [Layout::Flat, Layout::Ivf, Layout::Graph] {
         let options = Options { lists: 3, ..by_codes(layout) };
         let index = native(options, spec);
         let vectors = points(2, 1, 48).repeat(400);
@@ -178,7 +180,7 @@ fn writes_are_sealed_in_time() {
 
 #[test]
 fn damage_is_an_error_or_a_wrong_answer_and_never_a_crash() {
-    for layout in [Layout::Flat, Layout::Ivf] {
+    for layout in [Layout::Flat, Layout::Ivf, Layout::Graph] {
         for metric in METRICS {
             let spec = IndexSpec { dim: 33, metric };
             let options = Options { lists: 5, ..by_codes(layout) };
@@ -274,7 +276,7 @@ proptest! {
     #[test]
     fn agrees_with_the_oracle(
         metric in prop_oneof![Just(Metric::Cosine), Just(Metric::Dot), Just(Metric::L2)],
-        layout in prop_oneof![Just(Layout::Flat), Just(Layout::Ivf)],
+        layout in prop_oneof![Just(Layout::Flat), Just(Layout::Ivf), Just(Layout::Graph)],
         exact_below in prop_oneof![Just(0usize), Just(2048)],
         (dim, steps) in (1usize..40).prop_flat_map(|dim| (Just(dim), steps(dim)))
     ) {

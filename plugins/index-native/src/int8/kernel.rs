@@ -1,6 +1,7 @@
 //! The loops over bytes, compiled for the instruction sets that a CPU may have and picked at run time.
 
-use super::{Codes, Query};
+use super::{Codes, Queries, Query};
+use std::ops::Range;
 
 /// Which instructions do the work. All give the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,19 +38,6 @@ impl Kernel {
         Self::available().next().unwrap_or(Self::Portable)
     }
 
-    /// The name for reports.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Vnni => "avx512-vnni",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "avx2",
-            #[cfg(target_arch = "aarch64")]
-            Self::Neon => "neon",
-            Self::Portable => "portable",
-        }
-    }
-
     /// Writes the dot product of `query` with each row of `ids` into `out`. Rows are asked of memory
     /// ahead, so many ids at once are better than many calls.
     ///
@@ -62,13 +50,26 @@ impl Kernel {
         unsafe { dots(self, codes, query, ids, out) }
     }
 
+    /// Writes the dot products of one row with the queries `range` into `out`.
+    ///
+    /// # Panics
+    /// Where the queries are not there, or the lengths or widths differ.
+    #[inline]
+    pub(crate) fn against(self, code: &[u8], queries: &Queries, range: Range<usize>, out: &mut [i32]) {
+        let stride = queries.stride;
+        assert!(code.len() == stride && out.len() == range.len());
+        let values = &queries.values[range.start * stride..range.end * stride];
+        // SAFETY: `available` found what the kernel needs, and there are as many values as it takes.
+        unsafe { against(self, code, values, &queries.offsets[range], out) }
+    }
+
     /// Writes the values of a code into `values` and returns their sum.
     ///
     /// # Panics
     /// Where the lengths differ.
     #[inline]
     pub(super) fn signed(self, code: &[u8], values: &mut [i8]) -> i32 {
-        assert!(code.len() == values.len());
+        assert!(code.len() == values.len() && code.len().is_multiple_of(super::LANE));
         // SAFETY: `available` found what the kernel needs.
         unsafe { signed(self, code, values) }
     }
@@ -219,6 +220,9 @@ by_kernel! {
     fn dots(codes: &Codes<'_>, query: Query<'_>, ids: &[u32], out: &mut [i32]) = wide::dots, plain::dots;
 }
 by_kernel! {
+    fn against(code: &[u8], values: &[i8], offsets: &[i32], out: &mut [i32]) = wide::against, plain::against;
+}
+by_kernel! {
     fn signed(code: &[u8], values: &mut [i8]) -> i32 = wide::signed, plain::signed;
 }
 by_kernel! {
@@ -282,6 +286,38 @@ mod wide {
             }
             let sum = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
             if V::BIASED { sum.wrapping_sub(query.offset) } else { sum }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has the registers, and the lengths are as [`super::Kernel::against`] says.
+    #[inline(always)]
+    pub(super) unsafe fn against<V: Lanes>(code: &[u8], values: &[i8], offsets: &[i32], out: &mut [i32]) {
+        let (m, stride, width) = (offsets.len(), code.len(), 4 * V::SUMS);
+        let mut row = 0;
+        // SAFETY: `row + 4 <= m` rows of values, and `at` stays a register short of the end of each,
+        // which is a multiple of registers long.
+        unsafe {
+            while row + 4 <= m {
+                let mut sums = [V::all(0); 4];
+                for at in (0..stride).step_by(width) {
+                    let codes = V::codes(code.as_ptr().add(at));
+                    for (next, sum) in sums.iter_mut().enumerate() {
+                        let values = V::values(values.as_ptr().add((row + next) * stride + at));
+                        *sum = sum.add_products(codes, values);
+                    }
+                }
+                for (next, sum) in sums.iter().enumerate() {
+                    let offset = if V::BIASED { offsets[row + next] } else { 0 };
+                    out[row + next] = sum.sum().wrapping_sub(offset);
+                }
+                row += 4;
+            }
+        }
+        for row in row..m {
+            let query = Query { values: &values[row * stride..][..stride], offset: offsets[row] };
+            // SAFETY: the query is as wide as the code.
+            out[row] = unsafe { dot::<V>(code, query) };
         }
     }
 
@@ -358,10 +394,23 @@ mod wide {
         }
     }
 
-    /// The compiler makes registers of this one.
+    /// # Safety
+    /// The CPU has the registers, and the code is a multiple of 64 bytes long, as the values are.
     #[inline(always)]
     pub(super) unsafe fn signed<V: Lanes>(code: &[u8], values: &mut [i8]) -> i32 {
-        plain::signed(code, values)
+        for (value, &code) in values.iter_mut().zip(code) {
+            *value = (code.max(1) ^ 0x80) as i8;
+        }
+        // The code of 1 in each lane: products with it add up to the sum of the values.
+        let one = [if V::BIASED { 1 } else { 129 }; 64];
+        // SAFETY: `at` is a register short of the end, which is a multiple of registers long.
+        unsafe {
+            let mut sum = V::all(0);
+            for at in (0..values.len()).step_by(4 * V::SUMS) {
+                sum = sum.add_products(V::codes(one.as_ptr()), V::values(values.as_ptr().add(at)));
+            }
+            sum.sum()
+        }
     }
 
     /// The compiler makes registers of this one.
@@ -390,6 +439,13 @@ mod plain {
     pub(super) fn dots(codes: &Codes<'_>, query: Query<'_>, ids: &[u32], out: &mut [i32]) {
         for (&id, out) in ids.iter().zip(out) {
             let products = codes.row(id as usize).iter().zip(query.values);
+            *out = products.map(|(&code, &value)| (i32::from(code) - 128) * i32::from(value)).sum();
+        }
+    }
+
+    pub(super) fn against(code: &[u8], values: &[i8], _offsets: &[i32], out: &mut [i32]) {
+        for (values, out) in values.chunks_exact(code.len()).zip(out) {
+            let products = code.iter().zip(values);
             *out = products.map(|(&code, &value)| (i32::from(code) - 128) * i32::from(value)).sum();
         }
     }
@@ -517,6 +573,13 @@ mod tests {
                 let mut product = vec![0; m * step];
                 panels.dots(kernel, &queries, 0..m, &mut product);
                 let mut dots = vec![0; columns.len()];
+                let mut against = vec![0; m];
+                for (at, &column) in columns.iter().enumerate() {
+                    kernel.against(codes.row(column as usize), &queries, 0..m, &mut against);
+                    for (query, &got) in against.iter().enumerate() {
+                        prop_assert_eq!(got, want(query, column), "{:?} {}", kernel, at);
+                    }
+                }
                 for query in 0..m {
                     kernel.dots(&codes, queries.get(query), &columns, &mut dots);
                     for (at, &column) in columns.iter().enumerate() {

@@ -211,11 +211,6 @@ impl Queries {
         Self { values: Vec::new(), offsets: Vec::new(), stride }
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.offsets.len()
-    }
-
     /// Forgets them and keeps the room.
     pub(crate) fn clear(&mut self) {
         self.values.clear();

@@ -2,9 +2,12 @@
 
 use super::{
     Codes, Queries,
-    kernel::{COLUMNS, Kernel},
+    kernel::{COLUMNS, Kernel, prefetch},
 };
 use std::ops::Range;
+
+/// Rows that are asked of memory ahead.
+const AHEAD: usize = 4;
 
 /// Rows laid out side by side as the columns of panels: `[rows / 32, stride / 4, 32, 4]`, so that one
 /// register holds the same four bytes of many rows.
@@ -34,6 +37,9 @@ impl Panels {
         self.bytes.resize(ids.len().next_multiple_of(COLUMNS) * self.stride, 0x80);
         for (panel, ids) in self.bytes.chunks_exact_mut(COLUMNS * self.stride).zip(ids.chunks(COLUMNS)) {
             for (column, &id) in ids.iter().enumerate() {
+                if let Some(&next) = ids.get(column + AHEAD) {
+                    prefetch(codes.row(next as usize));
+                }
                 let groups = codes.row(id as usize).chunks_exact(4);
                 for (place, group) in panel.chunks_exact_mut(4 * COLUMNS).zip(groups) {
                     place[4 * column..][..4].copy_from_slice(group);
