@@ -136,6 +136,7 @@ impl World {
             merge_factor: 8,
             partition_max: 1_000_000,
             compact_percent: 20,
+            recall_target: 0.0,
             search_threads: 2,
             worker_threads: 1,
         };

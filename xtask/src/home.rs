@@ -44,7 +44,7 @@ impl Home {
             .env("HOME", self.dir.path())
             .env("MAGRAY_HOME", self.path(data))
             // Small, so that sealing and merging happen all the time.
-            .env("MAGRAY_MEMORY__INDEX__SEAL_AFTER", "20")
+            .env("MAGRAY_MEMORY__SYNC__SEAL_AFTER", "20")
             .stdin(Stdio::null());
         command
     }
