@@ -22,8 +22,10 @@ const IDS: &str = "magray.ids";
 /// Bytes that have a digest of their own, so that a part of a large file can be checked.
 const CHUNK: u64 = 8 << 20;
 
-/// A segment as a snapshot lists it.
+/// A segment as a snapshot lists it. What it does not know is damage: a name that lost a bit would else be
+/// taken for one that is left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Listed {
     /// Its folder, a name that is never used again.
     pub(super) name: String,
@@ -38,10 +40,8 @@ pub(super) struct Listed {
     pub(super) tombstones: Option<String>,
     pub(super) dead: u64,
     /// The `ef` at which its searches reached the recall that was asked for; 0 where any does.
-    #[serde(default)]
     pub(super) breadth: u32,
     /// The recall@10 at that; none where it was not measured.
-    #[serde(default)]
     pub(super) recall: Option<f32>,
 }
 

@@ -213,7 +213,7 @@ impl Drop for Chaos {
     }
 }
 
-/// Finds nothing, whatever it is given.
+/// Finds nothing, whatever it is given, and saves no more than how much that was.
 pub struct ChaosIndex {
     fault: Fault,
     spec: IndexSpec,
@@ -227,10 +227,16 @@ impl CreateVectorIndex for ChaosIndex {
         assert!(fault != Fault::PanicInCreate, "asked to panic in create");
         Ok(Self { fault, spec, held: AtomicU64::new(0) })
     }
-    fn open(options: Options, spec: IndexSpec, _: &Path, host: &'static dyn Host) -> Result<Self> {
-        Self::create(options, spec, host)
+    fn open(options: Options, spec: IndexSpec, dir: &Path, host: &'static dyn Host) -> Result<Self> {
+        let index = Self::create(options, spec, host)?;
+        let held = fs::read_to_string(dir.join(HELD)).ok().and_then(|held| held.parse().ok());
+        let held = held.ok_or_else(|| Error::new(ErrorCode::CORRUPT_DATA, "it does not say what it held"))?;
+        Ok(Self { held: AtomicU64::new(held), ..index })
     }
 }
+
+/// The file of an index.
+const HELD: &str = "held";
 
 impl VectorIndex for ChaosIndex {
     fn spec(&self) -> IndexSpec {
@@ -271,7 +277,7 @@ impl VectorIndex for ChaosIndex {
         Ok(())
     }
     fn save(&self, _: &dyn CallContext, dir: &Path) -> Result<()> {
-        let saved = fs::write(dir.join("nothing"), b"nothing");
+        let saved = fs::write(dir.join(HELD), self.held.load(Ordering::Relaxed).to_string());
         saved.map_err(|error| Error::from_source(ErrorCode::IO, &error))
     }
 }
