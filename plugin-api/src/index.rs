@@ -121,7 +121,8 @@ impl<'a> IdFilter<'a> {
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SearchParams {
-    /// Breadth of a graph search (ef_search) or lists to probe; indexes without either ignore it.
+    /// How broad a search is: the candidates of a graph (ef_search). An index of another kind that has tuned
+    /// itself takes it as a percentage of that; one that compares with everything ignores it.
     pub ef: u32,
     /// How many candidates to score again with the original vectors.
     pub rescore: u32,

@@ -33,10 +33,10 @@ pub(crate) fn run(program: &Path, indexes: &[String], seed: u64, rounds: u32) ->
     for (turn, index) in indexes.iter().enumerate() {
         let share = rounds / indexes.len() as u32 + u32::from((rounds % indexes.len() as u32) > turn as u32);
         let mut random = Random::new(seed.wrapping_add(turn as u64));
-        let (warned, tally) = campaign(program, index, &mut random, share)
+        let (warned, quiet) = campaign(program, index, &mut random, share)
             .map_err(|found| format!("index {index}, seed {seed}: {found}"))?;
         println!(
-            "{index:8} {share} damaged files, {warned} rebuilt with a warning, no answer changed: {tally:?}"
+            "{index:8} {share} damaged files, {warned} rebuilt with a warning, no answer changed; in silence: {quiet:?}"
         );
     }
     println!("{rounds} damaged files in {} s", started.elapsed().as_secs());
@@ -81,7 +81,7 @@ fn campaign(
     if sound.is_empty() {
         return Err("there are no index files".into());
     }
-    let (mut warned, mut tally) = (0, BTreeMap::new());
+    let (mut warned, mut quiet) = (0, BTreeMap::new());
     for _ in 0..rounds {
         let (file, bytes) = random.pick(&sound);
         let damage = *random.pick(&DAMAGES);
@@ -92,11 +92,18 @@ fn campaign(
         if !agree(&found, &expected[at]) {
             return Err(format!("{name}, {said}: {found:?} instead of {:?}", expected[at]));
         }
-        warned += u32::from(stderr.contains("rebuilt"));
-        *tally.entry(format!("{damage:?}").to_lowercase()).or_default() += 1;
+        if stderr.contains("rebuilt") {
+            warned += 1;
+        } else {
+            *quiet.entry(file_name(file)).or_default() += 1;
+        }
         restore(&folder, &sound)?;
     }
-    Ok((warned, tally))
+    Ok((warned, quiet))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Hurts a file, and says how.
