@@ -26,7 +26,7 @@ const CHUNK: usize = 1024;
 const SEAL: usize = 8192;
 
 /// A filter that lets at most one row in so many through is turned into a list of rows, which are
-/// compared exactly. Measured: scanning a code takes about a nanosecond, and to find a row and compare
+/// compared exactly. By estimate: scanning a code takes about a nanosecond, and to find a row and compare
 /// it some hundred.
 const SPARSE: usize = 64;
 

@@ -103,6 +103,11 @@ struct StatsJson {
     syncs: u64,
     changes: u64,
     spared: Option<f64>,
+    /// Least recall@10 measured when a part was built; none where none is both large and approximate.
+    recall: Option<f32>,
+    /// Searches that this process has done again exactly, and the recall that they had.
+    rechecked: u64,
+    live_recall: Option<f64>,
 }
 
 impl Care {
@@ -210,13 +215,14 @@ impl Stats {
             return Ok(Outcome::Done);
         }
         terminal.print(format_args!(
-            "{BOLD}{:<10} {:<8} {:>8} {:>9} {:>7} {:>10} {:>9} {:>6}  writes spared{BOLD:#}",
-            "layer", "index", "segments", "vectors", "dead", "size", "up to", "tail"
+            "{BOLD}{:<10} {:<8} {:>8} {:>9} {:>7} {:>10} {:>9} {:>6} {:>7}  writes spared{BOLD:#}",
+            "layer", "index", "segments", "vectors", "dead", "size", "up to", "tail", "recall"
         ))?;
         for layer in &stats {
             let spared = layer.spared().map_or("-".into(), |spared| format!("{:.1}%", 100.0 * spared));
+            let recall = layer.recall.map_or("-".into(), |recall| format!("{recall:.3}"));
             terminal.print(format_args!(
-                "{:<10} {:<8} {:>8} {:>9} {:>7} {:>10} {:>9} {:>6}  {spared}",
+                "{:<10} {:<8} {:>8} {:>9} {:>7} {:>10} {:>9} {:>6} {recall:>7}  {spared}",
                 layer.layer.name(),
                 layer.backend,
                 layer.segments,
@@ -245,6 +251,9 @@ impl From<&LayerIndexStats> for StatsJson {
             syncs: stats.syncs,
             changes: stats.changes,
             spared: stats.spared(),
+            recall: stats.recall,
+            rechecked: stats.live.checks,
+            live_recall: (stats.live.checks > 0).then_some(stats.live.recall),
         }
     }
 }
