@@ -47,6 +47,32 @@ fn a_library_wins_over_the_built_in_of_the_same_name() {
     }
 }
 
+/// From the config down to the plugin: one breadth for each layer.
+#[test]
+fn each_layer_is_searched_with_its_own_breadth() {
+    let home = Home::new();
+    home.install(CHAOS);
+    let index = "[memory.index]\nprofile = \"asked\"\n[memory.sync]\nseal_after = 1\n\
+                 [memory.index.profiles.asked]\nplugin = \"chaos\"\noptions = { fault = \"names_breadth\" }\n";
+    let plain = home.file("plain.toml", index);
+    let other = home.file("other.toml", format!("{index}[memory.layers.insights]\nef_search = 77\n"));
+    let (plain, other) = (plain.to_str().expect("UTF-8"), other.to_str().expect("UTF-8"));
+    for layer in ["interact", "insights", "assets"] {
+        home.run(&["--config", plain, "add", "found by its layer", "--layer", layer]).expect(0);
+    }
+    for (config, layer, breadth) in [
+        (plain, "interact", 50),
+        (plain, "insights", 100),
+        (plain, "assets", 200),
+        (other, "insights", 77),
+        (other, "assets", 200),
+    ] {
+        home.run(&["--config", config, "search", "found by its layer", "--layer", layer])
+            .expect(0)
+            .says(&[&format!("asked for a breadth of {breadth}")]);
+    }
+}
+
 #[test]
 fn a_flag_swaps_the_index() {
     let home = Home::new();

@@ -38,6 +38,8 @@ pub enum Fault {
     ZeroWidth,
     UnknownIds,
     DropsVectors,
+    /// A search fails and says how it was asked for.
+    NamesBreadth,
 }
 
 #[derive(Deserialize)]
@@ -262,11 +264,14 @@ impl VectorIndex for ChaosIndex {
         _: &dyn CallContext,
         _: &[f32],
         _: usize,
-        _: SearchParams,
+        params: SearchParams,
         _: Option<IdFilter<'_>>,
         out: &mut [Hit],
     ) -> Result<()> {
         assert!(self.fault != Fault::PanicInCall, "asked to panic in search");
+        if self.fault == Fault::NamesBreadth {
+            return Err(Error::new(ErrorCode::INTERNAL, format!("asked for a breadth of {}", params.ef)));
+        }
         for (id, hit) in (1_000_000..).zip(out) {
             *hit = match self.fault {
                 Fault::UnknownIds => Hit::new(id, 1.0),
