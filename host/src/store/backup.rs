@@ -282,7 +282,7 @@ pub fn unpack_backup(
 }
 
 /// Puts the database file `new` in the place of `database`, whose former content is then called `keep`.
-/// At any moment one of the two, whole, is in place. The caller holds the [`Exclusive`] of `database`.
+/// At any moment one of the two, whole, is in place. The caller holds the [`super::Exclusive`] of `database`.
 /// Returns whether there was something to keep.
 ///
 /// # Errors
