@@ -85,7 +85,7 @@ fn device(options: &Options) -> Result<Device> {
         let error = failed(&error);
         let message = format!("cannot use GPU {} (device_id): {}", options.device_id, error.message());
         let code = if error.code() == ErrorCode::INTERNAL { ErrorCode::UNAVAILABLE } else { error.code() };
-        Error::new(code, message)
+        magray_plugin_api::Error::new(code, message)
     })
 }
 
