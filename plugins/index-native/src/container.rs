@@ -2,7 +2,7 @@
 //!
 //! | part | content |
 //! |---|---|
-//! | header | 128 bytes, [`Header`] |
+//! | header | 128 bytes, [`Head`] |
 //! | ids | `places` u64; `u64::MAX` where a place has no row |
 //! | order | `rows` u32: the places by ascending id; only with lists, else the ids ascend |
 //! | scales | `places` f32: what makes a row's length 1; only under cosine |
@@ -17,8 +17,8 @@
 //! | graph | `graph_bytes` of u32, see [`graph`](crate::graph); only with the layout `graph` |
 //!
 //! Places come in blocks of [`ROWS`]. Each part begins at a multiple of 64 bytes, so that a map of the
-//! file is used as it is; where it begins and ends follows from the header, so there is nothing else to
-//! go wrong.
+//! file is used as it is; where it begins and ends follows from the header. What is in `ids`, `order`, `starts`
+//! and `graph` is checked where it is used.
 
 use crate::{
     int8,

@@ -1,11 +1,56 @@
 //! Scores by the definition, in f32.
 
-use crate::rabitq::Kernel;
+use crate::{best::Best, parallel, rabitq::Kernel};
 use half::{
     f16,
     slice::{HalfBitsSliceExt, HalfFloatSliceExt},
 };
-use magray_plugin_api::{Error, IndexSpec, Metric, Result};
+use magray_plugin_api::{CallContext, Error, Hit, IndexSpec, Metric, Result};
+
+/// Queries that share a look at a row.
+const GROUP: usize = 16;
+
+/// A search that compares with every row that it is given.
+pub(crate) struct Exact<'a> {
+    pub(crate) kernel: Kernel,
+    pub(crate) spec: IndexSpec,
+    pub(crate) threads: usize,
+    /// As [`prepare`] made them.
+    pub(crate) queries: &'a [Vec<f32>],
+    pub(crate) k: usize,
+}
+
+impl Exact<'_> {
+    /// The best of `rows` for each query. `visit` hands the id, the vector and the scale of a row to what it is
+    /// given; it has room for a vector.
+    pub(crate) fn among(
+        &self,
+        cx: &dyn CallContext,
+        rows: &[usize],
+        visit: impl Fn(usize, &mut [f32], &mut dyn FnMut(u64, &[f32], f32)) + Sync,
+    ) -> Result<Vec<Best>> {
+        let Self { kernel, spec, queries, .. } = *self;
+        // Some tens of nanoseconds a row and query.
+        let threads = self.threads.min(rows.len() * queries.len() * spec.dim / (1 << 20)).max(1);
+        let share = queries.len().div_ceil(threads).clamp(1, GROUP);
+        let found = parallel::map(threads, queries.chunks(share).collect(), |queries: &[Vec<f32>]| {
+            let mut best = vec![Best::new(self.k); queries.len()];
+            let mut room = vec![0.0; spec.dim];
+            for (at, &row) in rows.iter().enumerate() {
+                if at % 1024 == 0 {
+                    cx.check()?;
+                }
+                visit(row, &mut room, &mut |id, vector, scale| {
+                    for (best, query) in best.iter_mut().zip(queries) {
+                        best.push(Hit::new(id, kernel.score(spec.metric, query, vector, scale)));
+                    }
+                });
+            }
+            Ok(best)
+        })?;
+        Ok(found.into_iter().flatten().collect())
+    }
+}
 
 impl Kernel {
     /// The score of a row for a query that [`prepare`] made; `scale` makes the row's length 1 under

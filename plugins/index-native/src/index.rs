@@ -2,31 +2,31 @@ use crate::{
     best::Best,
     build::{Source, build},
     container::Part,
-    exact::{check_lengths, prepare},
-    options::Options,
-    parallel,
+    exact::{Exact, check_lengths, prepare},
+    int8::MAX_DIM,
+    options::{Layout, Options},
     rabitq::Kernel,
     sealed::{Request, Sealed},
     staged::Staged,
 };
 use magray_plugin_api::{
-    CallContext, Capabilities, CreateVectorIndex, Hit, Host, IdFilter, IndexSpec, IndexStats, MemoryUse,
-    Result, SearchParams, VectorIndex,
+    CallContext, Capabilities, CreateVectorIndex, Error, ErrorCode, Hit, Host, IdFilter, IndexSpec,
+    IndexStats, MemoryUse, Result, SearchParams, VectorIndex,
 };
 use std::{
     fmt,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError},
 };
 
 /// Rows that are written at once, before searches get their turn.
 const CHUNK: usize = 1024;
 
-/// Fewer staged rows are never sealed by a write.
+/// Fewer staged rows are never sealed by a search.
 const SEAL: usize = 8192;
 
-/// A filter that lets at most one row in so many through is turned into a list of rows, which are
-/// compared exactly. By estimate: scanning a code takes about a nanosecond, and to find a row and compare
+/// A filter that lets at most one row in so many through, and no more than `exact_below`, is turned into a
+/// list of rows, which are compared exactly. By estimate: scanning a code takes about a nanosecond, and to find a row and compare
 /// it some hundred.
 const SPARSE: usize = 64;
 
@@ -36,10 +36,10 @@ const BREADTH: usize = 128;
 /// Vectors as codes of one bit a dimension that are scanned whole or in part, codes of eight bits by
 /// which the best of them are scored again, and originals for the last few.
 ///
-/// A write goes to staged rows, which are compared exactly; a removed or replaced row is marked. When
-/// the staged rows are as many as half of the sealed ones, the write seals them too, in the layout that
-/// is quick to make; the layout of the options is made by [`VectorIndex::save`] and
-/// [`VectorIndex::warm_up`].
+/// A write goes to staged rows, which are compared exactly; a removed or replaced row is marked. A search
+/// that finds the staged rows to be as many as half of the sealed ones seals them first, in the layout that
+/// is quick to make, so that an index which is only filled and saved is built once; the layout of the
+/// options is made by [`VectorIndex::save`] and [`VectorIndex::warm_up`].
 ///
 /// Threads: searches run beside one another and beside a writer; writers take turns.
 pub struct Native {
@@ -118,16 +118,27 @@ impl CreateVectorIndex for Native {
     const OPTIONS_SCHEMA: &'static str = Options::SCHEMA;
 
     fn create(options: Options, spec: IndexSpec, host: &'static dyn Host) -> Result<Self> {
+        check_width(spec)?;
         Ok(Self::around(None, options.checked()?, spec, host))
     }
 
     /// The layout, the lists and the seed are those that the index was built with until it is built
     /// anew; the other options count at once.
     fn open(options: Options, spec: IndexSpec, dir: &Path, host: &'static dyn Host) -> Result<Self> {
+        check_width(spec)?;
         let options = options.checked()?;
         let sealed = Sealed::open(spec, Kernel::detect(), dir)?;
         Ok(Self::around(Some(sealed), options, spec, host))
     }
+}
+
+fn check_width(spec: IndexSpec) -> Result<()> {
+    spec.check()?;
+    if spec.dim > MAX_DIM {
+        let message = format!("vectors of {} numbers are too wide: {MAX_DIM} are the most", spec.dim);
+        return Err(Error::new(ErrorCode::UNSUPPORTED, message));
+    }
+    Ok(())
 }
 
 impl Native {
@@ -168,6 +179,28 @@ impl Native {
         drop(old);
         Ok(())
     }
+
+    /// Seals where so much is staged that searches would be slow. A writer that is at work will leave it to
+    /// the next search.
+    fn seal_in_time(&self, cx: &dyn CallContext) -> Result<()> {
+        let is_due = || {
+            let rows = self.read();
+            rows.staged.len() >= SEAL.max((rows.sealed_rows() - rows.dead_count) / 2)
+        };
+        if !is_due() {
+            return Ok(());
+        }
+        let _writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        // Another search may just have done it.
+        if is_due() {
+            self.seal(cx, &Options { layout: Layout::Flat, ..self.options() })?;
+        }
+        Ok(())
+    }
 }
 
 impl VectorIndex for Native {
@@ -202,12 +235,6 @@ impl VectorIndex for Native {
                 rows.staged.upsert(id, vector);
             }
         }
-        let rows = self.read();
-        let (staged, sealed) = (rows.staged.len(), rows.sealed_rows() - rows.dead_count);
-        drop(rows);
-        if staged >= SEAL.max(sealed / 2) {
-            self.seal(cx, &Options { layout: crate::options::Layout::Flat, ..self.options() })?;
-        }
         Ok(())
     }
 
@@ -235,6 +262,7 @@ impl VectorIndex for Native {
         check_lengths(self.spec, queries)?;
         cx.check()?;
         out.fill(Hit::NONE);
+        self.seal_in_time(cx)?;
         let rows = self.read();
         let wanted = k.min(rows.live());
         if wanted == 0 {
@@ -408,23 +436,10 @@ impl Native {
             Some(filter) => (0..staged.len()).filter(|&row| filter.contains(staged.id(row))).collect(),
             None => (0..staged.len()).collect(),
         };
-        let work = listed.len() * queries.len() * self.spec.dim;
-        let threads = self.host.threads().min(work / (1 << 20)).max(1);
-        let share = queries.len().div_ceil(threads).clamp(1, 16);
-        let found = parallel::map(threads, queries.chunks(share).collect(), |queries: &[Vec<f32>]| {
-            let mut best = vec![Best::new(k); queries.len()];
-            for (at, &row) in listed.iter().enumerate() {
-                if at % 1024 == 0 {
-                    cx.check()?;
-                }
-                let (vector, scale) = staged.row(row);
-                for (best, query) in best.iter_mut().zip(queries) {
-                    let score = self.kernel.score(self.spec.metric, query, vector, scale);
-                    best.push(Hit::new(staged.id(row), score));
-                }
-            }
-            Ok(best)
-        })?;
-        Ok(found.into_iter().flatten().collect())
+        let exact = Exact { kernel: self.kernel, spec: self.spec, threads: self.host.threads(), queries, k };
+        exact.among(cx, &listed, |row, _, score| {
+            let (vector, scale) = staged.row(row);
+            score(staged.id(row), vector, scale);
+        })
     }
 }

@@ -16,8 +16,10 @@ const SAMPLE: usize = 48;
 /// Passes of k-means.
 const PASSES: usize = 6;
 
-/// Rows that are compared with all centroids at once.
+/// Rows that are compared with all centroids at once, where these are few.
 const BATCH: usize = 128;
+/// Products that a thread holds of a batch, so that very many lists take no more memory.
+const PRODUCTS: usize = 1 << 22;
 
 /// Which rows are in which list, and where.
 #[derive(Debug)]
@@ -122,10 +124,11 @@ fn assign(
         panels.pack(&codes, &(0..count as u32).collect::<Vec<_>>());
     }
     half.resize(panels.padded(), i32::MAX);
-    let begins: Vec<usize> = (0..rows.count).step_by(BATCH).collect();
+    let at_once = (PRODUCTS / panels.padded().max(1)).clamp(1, BATCH);
+    let begins: Vec<usize> = (0..rows.count).step_by(at_once).collect();
     let nearest = parallel::map(threads, begins, |begin| {
         cx.check()?;
-        let batch = (rows.count - begin).min(BATCH);
+        let batch = (rows.count - begin).min(at_once);
         let mut vectors = vec![0.0; batch * dim];
         for (at, row) in vectors.chunks_exact_mut(dim).enumerate() {
             rows.read(begin + at, row);

@@ -7,31 +7,26 @@ use std::{
     thread,
 };
 
-/// `work` of each part, in the order of the parts, by at most `threads` threads.
+/// Has at most `threads` threads take task after task until none is left or one fails; each has a `state`
+/// of its own.
 ///
 /// # Errors
-/// The first that a part gives; parts that no thread has taken by then are left out.
-pub(crate) fn map<P: Send, R: Send>(
+/// One that a task gives; tasks that no thread has taken by then are left out.
+pub(crate) fn each<T, S>(
     threads: usize,
-    parts: Vec<P>,
-    work: impl Fn(P) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
-    if threads <= 1 || parts.len() <= 1 {
-        return parts.into_iter().map(work).collect();
-    }
-    let threads = threads.min(parts.len());
-    let mut results: Vec<Option<R>> = parts.iter().map(|_| None).collect();
-    let queue = Mutex::new(parts.into_iter().zip(results.iter_mut()));
-    let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let worker = || -> Result<()> {
-        while let Some((part, result)) = take() {
-            match work(part) {
-                Ok(done) => *result = Some(done),
-                Err(error) => {
-                    // Nobody takes another.
-                    while take().is_some() {}
-                    return Err(error);
-                }
+    tasks: impl Iterator<Item = T> + Send,
+    state: impl Fn() -> S + Sync,
+    run: impl Fn(&mut S, T) -> Result<()> + Sync,
+) -> Result<()> {
+    let tasks = Mutex::new(tasks.fuse());
+    let take = || tasks.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let worker = || {
+        let mut state = state();
+        while let Some(task) = take() {
+            if let Err(error) = run(&mut state, task) {
+                // Nobody takes another.
+                while take().is_some() {}
+                return Err(error);
             }
         }
         Ok(())
@@ -44,8 +39,29 @@ pub(crate) fn map<P: Send, R: Send>(
         helpers.into_iter().fold(own, |before, helper| {
             before.and(helper.join().unwrap_or_else(|panic| resume_unwind(panic)))
         })
-    })?;
-    drop(queue);
+    })
+}
+
+/// `work` of each part, in the order of the parts, by at most `threads` threads.
+///
+/// # Errors
+/// As [`each`].
+pub(crate) fn map<P: Send, R: Send>(
+    threads: usize,
+    parts: Vec<P>,
+    work: impl Fn(P) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let mut results: Vec<Option<R>> = parts.iter().map(|_| None).collect();
+    let threads = threads.min(parts.len());
+    each(
+        threads,
+        parts.into_iter().zip(&mut results),
+        || (),
+        |(), (part, result)| {
+            *result = Some(work(part)?);
+            Ok(())
+        },
+    )?;
     Ok(results.into_iter().flatten().collect())
 }
 

@@ -5,6 +5,7 @@ use crate::{
     build,
     candidates::Candidates,
     container::{Container, Part},
+    exact::Exact,
     graph::{ByCodes, Graph, Outline, Scratch},
     int8::{self, Quantizer},
     ivf::list_of,
@@ -148,6 +149,10 @@ impl Sealed {
 
     /// The place of `id`.
     pub(crate) fn find(&self, id: u64) -> Option<usize> {
+        // The id of a place without a row, and what a damaged order would read as.
+        if id == u64::MAX {
+            return None;
+        }
         let ids = self.ids();
         if self.lists() == 0 {
             return ids[..self.rows()].binary_search(&id).ok();
@@ -209,27 +214,13 @@ impl Sealed {
         request: &Request<'_>,
         places: &[usize],
     ) -> Result<Vec<Vec<Hit>>> {
-        // Some tens of nanoseconds a row and query.
-        let work = places.len() * request.queries.len() * self.spec.dim;
-        let threads = request.threads.min(work / (1 << 20)).max(1);
-        let share = request.queries.len().div_ceil(threads).clamp(1, GROUP);
-        let groups: Vec<&[Vec<f32>]> = request.queries.chunks(share).collect();
-        let found = parallel::map(threads, groups, |queries| {
-            let mut best = vec![Best::new(request.k.min(places.len()).max(1)); queries.len()];
-            let mut row = vec![0.0; self.spec.dim];
-            for (at, &place) in places.iter().enumerate() {
-                if at % 1024 == 0 {
-                    cx.check()?;
-                }
-                let scale = self.read(place, &mut row);
-                for (best, query) in best.iter_mut().zip(queries) {
-                    let score = self.kernel.score(self.spec.metric, query, &row, scale);
-                    best.push(Hit::new(self.ids()[place], score));
-                }
-            }
-            Ok(best.into_iter().map(Best::into_sorted).collect::<Vec<_>>())
+        let Request { queries, k, threads, .. } = *request;
+        let exact = Exact { kernel: self.kernel, spec: self.spec, threads, queries, k };
+        let found = exact.among(cx, places, |place, room, score| {
+            let scale = self.read(place, room);
+            score(self.ids()[place], room, scale);
         })?;
-        Ok(found.into_iter().flatten().collect())
+        Ok(found.into_iter().map(Best::into_sorted).collect())
     }
 
     /// The hits of each query, best first, by the codes.

@@ -5,16 +5,14 @@ use super::{
     partition::candidates,
     prune::{Near, Pruner},
 };
-use crate::int8::{Codes, Kernel};
+use crate::{
+    int8::{Codes, Kernel},
+    parallel,
+};
 use magray_plugin_api::{CallContext, Error, ErrorCode, Result};
 use std::{
     collections::HashMap,
-    panic::resume_unwind,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// A layer of so many rows needs none above: the search looks at all of them.
@@ -221,7 +219,8 @@ impl Work<'_> {
         let candidates = candidates(self, rows)?;
         let per_row = candidates.len() / rows.len().max(1);
         let chunks = forward.chunks_mut(ROWS * degree).enumerate();
-        self.in_parallel(
+        parallel::each(
+            self.threads,
             chunks,
             || (Pruner::new(self.space), Vec::new()),
             |(pruner, near), (chunk, out)| {
@@ -241,7 +240,8 @@ impl Work<'_> {
         let backward = Backward::new(&forward, degree);
         let mut neighbors = forward.to_vec();
         let chunks = neighbors.chunks_mut(ROWS * degree).enumerate();
-        self.in_parallel(
+        parallel::each(
+            self.threads,
             chunks,
             || (Pruner::new(self.space), Vec::new(), Vec::new()),
             |(pruner, near, all), (chunk, out)| {
@@ -273,36 +273,6 @@ impl Work<'_> {
         let done = self.progress.done.fetch_add(rows as u64, Ordering::Relaxed) + rows as u64;
         self.progress.cx.progress(done.min(self.progress.total), self.progress.total);
         self.progress.cx.check()
-    }
-
-    /// Has the threads take task after task until none is left or one fails.
-    pub(super) fn in_parallel<T, S>(
-        &self,
-        tasks: impl Iterator<Item = T> + Send,
-        state: impl Fn() -> S + Sync,
-        run: impl Fn(&mut S, T) -> Result<()> + Sync,
-    ) -> Result<()> {
-        let tasks = Mutex::new(tasks.fuse());
-        let worker = || {
-            let mut state = state();
-            loop {
-                let Some(task) = tasks.lock().unwrap_or_else(PoisonError::into_inner).next() else {
-                    return Ok(());
-                };
-                run(&mut state, task)?;
-            }
-        };
-        thread::scope(|scope| {
-            // Where the system has no thread to give, the others do the work.
-            let helpers: Vec<_> = (1..self.threads)
-                .filter_map(|_| thread::Builder::new().spawn_scoped(scope, worker).ok())
-                .collect();
-            let mut result = worker();
-            for helper in helpers {
-                result = result.and(helper.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            }
-            result
-        })
     }
 }
 

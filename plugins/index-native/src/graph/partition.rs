@@ -5,7 +5,10 @@ use super::{
     build::{Space, Work, mix},
     prune::Near,
 };
-use crate::int8::{Panels, Queries, prefetch};
+use crate::{
+    int8::{Panels, Queries, prefetch},
+    parallel,
+};
 use magray_plugin_api::Result;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,7 +41,8 @@ pub(super) fn candidates(work: &Work<'_>, rows: &[u32]) -> Result<Vec<AtomicU64>
         // The largest first, so that no thread is left with one at the end.
         parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
         let tasks = parts.into_iter().enumerate();
-        work.in_parallel(
+        parallel::each(
+            work.threads,
             tasks,
             || Room::new(work.space, params.nearest),
             |room, (number, part)| {
@@ -75,7 +79,8 @@ fn first_cut(work: &Work<'_>, rows: &[u32], seed: u64) -> Result<Vec<Vec<u32>>> 
     }
     let leaders = leaders(rows, &all, work.params.leaf, &mut { seed });
     let mut to = vec![0; all.len()];
-    work.in_parallel(
+    parallel::each(
+        work.threads,
         all.chunks(ROWS).zip(to.chunks_mut(ROWS)),
         || Room::new(work.space, 1),
         |room, (part, to)| {

@@ -12,6 +12,7 @@ mod kernel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod panels;
+mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

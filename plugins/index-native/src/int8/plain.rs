@@ -1,0 +1,90 @@
+//! The kernels that run anywhere, and the oracle of the others.
+
+use super::{Codes, Query, kernel::COLUMNS};
+
+pub(super) fn dots(codes: &Codes<'_>, query: Query<'_>, ids: &[u32], out: &mut [i32]) {
+    for (&id, out) in ids.iter().zip(out) {
+        let products = codes.row(id as usize).iter().zip(query.values);
+        *out = products.map(|(&code, &value)| (i32::from(code) - 128) * i32::from(value)).sum();
+    }
+}
+
+pub(super) fn against(code: &[u8], values: &[i8], _offsets: &[i32], out: &mut [i32]) {
+    for (values, out) in values.chunks_exact(code.len()).zip(out) {
+        let products = code.iter().zip(values);
+        *out = products.map(|(&code, &value)| (i32::from(code) - 128) * i32::from(value)).sum();
+    }
+}
+
+pub(super) fn multiply(panel: &[u8], values: &[i8], offsets: &[i32], out: &mut [i32], step: usize) {
+    let stride = panel.len() / COLUMNS;
+    for row in 0..offsets.len() {
+        let values = &values[row * stride..][..stride];
+        let out = &mut out[row * step..][..COLUMNS];
+        out.fill(0);
+        for (group, values) in panel.chunks_exact(4 * COLUMNS).zip(values.chunks_exact(4)) {
+            for (codes, out) in group.chunks_exact(4).zip(&mut *out) {
+                for (&code, &value) in codes.iter().zip(values) {
+                    *out += (i32::from(code) - 128) * i32::from(value);
+                }
+            }
+        }
+    }
+}
+
+/// The code 0, which no vector has, is taken for 1: values stay within -127..=127.
+#[inline(always)]
+pub(super) fn signed(code: &[u8], values: &mut [i8]) -> i32 {
+    let mut sum = 0;
+    for (value, &code) in values.iter_mut().zip(code) {
+        *value = (code.max(1) ^ 0x80) as i8;
+        sum += i32::from(*value);
+    }
+    sum
+}
+
+#[inline(always)]
+pub(super) fn encode(row: &[f32], center: &[f32], scale: f32, code: &mut [u8]) -> i32 {
+    /// 1.5 * 2^23: added to a number below 2^22 it leaves the rounded number in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let mut square = 0;
+    let (front, tail) = code.split_at_mut(row.len());
+    for ((code, &v), &center) in front.iter_mut().zip(row).zip(center) {
+        let value = (((v - center) * scale).clamp(-127.0, 127.0) + ROUND).to_bits() as u8 as i8;
+        *code = value as u8 ^ 0x80;
+        square += i32::from(value) * i32::from(value);
+    }
+    tail.fill(0x80);
+    square
+}
+
+#[inline(always)]
+pub(super) fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nearest: &mut [(i32, u32)]) {
+    nearest.fill((i32::MAX, u32::MAX));
+    let Some(last) = nearest.len().checked_sub(1) else { return };
+    let blocks = dots.as_chunks::<16>().0.iter().zip(half.as_chunks::<16>().0);
+    for (block, (dots, half)) in blocks.enumerate() {
+        // Most blocks have nothing; to see that takes a few instructions.
+        let limit = nearest[last].0;
+        let mut distances = [0; 16];
+        let mut any = false;
+        for at in 0..16 {
+            distances[at] = half[at].wrapping_sub(dots[at]);
+            any |= distances[at] < limit;
+        }
+        if !any {
+            continue;
+        }
+        for (at, &distance) in distances.iter().enumerate() {
+            let column = 16 * block + at;
+            if distance < nearest[last].0 && column < count && column != skip {
+                let mut place = last;
+                while place > 0 && nearest[place - 1].0 > distance {
+                    nearest[place] = nearest[place - 1];
+                    place -= 1;
+                }
+                nearest[place] = (distance, column as u32);
+            }
+        }
+    }
+}
