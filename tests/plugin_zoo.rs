@@ -1,5 +1,6 @@
 //! Broken plugins of every kind: the host survives each with the right line.
 use crate::support::{CHAOS, CRASH, Home, Ran, built};
+use serde_json::Value;
 use std::fs;
 
 /// A home with one record and the plugin folder holding `bytes` as a library.
@@ -184,6 +185,27 @@ fn faults_of_an_embedding_backend() {
         ran.expect(code).says(&[says]);
     }
     assert_eq!(home.search(&["host", "-k", "1"]), ["the host survives"]);
+}
+
+#[test]
+fn an_index_backend_that_cannot_search_is_sealed_all_the_same() {
+    let home = Home::new();
+    home.install(CHAOS);
+    let config = home.file(
+        "bad.toml",
+        "[memory.index]\nprofile = \"bad\"\n\
+         [memory.index.profiles.bad]\nplugin = \"chaos\"\noptions = { fault = \"panic_in_call\" }\n",
+    );
+    let config = ["--config", config.to_str().expect("UTF-8")];
+    // So many that how well they are searched is measured.
+    let lines: Vec<String> = (0..4200).map(|i| format!("the host survives {i}")).collect();
+    home.run_with_stdin(&["add", "--lines", "-", "-q"], lines.join("\n").as_bytes()).expect(0);
+    let args = [&config[..], &["sync", "--all", "--layer", "insights"]].concat();
+    home.run(&args).expect(0).says(&["not measured", "asked to panic in search"]);
+    let stats = home.json(&[&config[..], &["index", "stats"]].concat());
+    assert_eq!((&stats["layers"][1]["rows"], &stats["layers"][1]["recall"]), (&4200.into(), &Value::Null));
+    let found = home.run(&[&config[..], &["search", "the host survives 500", "--json"]].concat()).expect(0);
+    assert!(found.stdout.contains("the host survives 500"), "{found:#?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! `merge.rs`), in the background where the process lives long (`worker.rs`).
 mod delta;
 mod error;
+mod exact;
 mod layer;
 mod merge;
 mod open;

@@ -190,14 +190,14 @@ impl LayerIndex {
     fn fill(&self, cx: &dyn CallContext, ids: &[u64], head: u64) -> Result<Delta, IndexError> {
         let LayerSettings { space, layer, dim, .. } = self.settings;
         let mut delta = Delta::new(dim);
-        let mut done = 0;
+        let (mut done, total) = (0, ids.len() as u64);
         let mut stopped = Ok(());
         self.store.vectors_of(space, layer, ids, FILL_ROWS, |ids, vectors| {
             let (upserts, vectors) = (ids.to_vec(), vectors.to_vec());
             let changes = Changes { head, upserts, vectors, complete: true, ..Changes::default() };
             done += ids.len() as u64;
             delta = delta.with(Block::new(dim, Arc::new(changes)));
-            cx.progress(done, done.max(ids.len() as u64));
+            cx.progress(done, total);
             stopped = cx.check();
             if stopped.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;

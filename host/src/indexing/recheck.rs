@@ -1,6 +1,10 @@
 //! The recall of searches as they come: now and then one of them is done again by comparing with every
 //! vector of the store, by the worker.
-use super::{delta::best_first, error::IndexError, layer::LayerIndex};
+use super::{
+    error::IndexError,
+    exact::{Judgement, Probe},
+    layer::{LayerIndex, LayerSettings},
+};
 use magray_plugin_api::{CallContext, Hit};
 use std::{
     sync::{Mutex, PoisonError},
@@ -71,29 +75,23 @@ impl Recheck {
 impl LayerIndex {
     /// Checks the answer that waits for it. One that was given before the last change says nothing.
     pub(super) fn recheck(&self, cx: &dyn CallContext) -> Result<(), IndexError> {
-        let next = self.recheck.with(|state| state.next.take());
-        let Some(Answer { mut query, hits, k, head }) = next else { return Ok(()) };
-        let (ids, now) = self.store.vector_ids(self.settings.space, self.settings.layer)?;
-        if now != head {
+        let LayerSettings { space, layer, .. } = self.settings;
+        let next = self.recheck.with(|state| {
+            let next = state.next.take();
+            state.last = next.as_ref().map(|_| Instant::now()).or(state.last);
+            next
+        });
+        let Some(Answer { query, hits, k, head }) = next else { return Ok(()) };
+        if self.store.head(space, layer)? != head {
             return Ok(());
         }
-        let length = query.iter().map(|v| v * v).sum::<f32>().sqrt();
-        query.iter_mut().for_each(|v| *v /= length);
-        let mut nearest: Vec<Hit> = Vec::new();
-        self.scores(cx, &ids, &[(0, query)], |ids, _, scores| {
-            nearest.extend(ids.iter().zip(scores).map(|(&id, &score)| Hit::new(id, score)));
-            nearest.sort_unstable_by(best_first);
-            nearest.truncate(k);
-        })?;
-        if nearest.is_empty() {
+        let (ids, now) = self.store.vector_ids(space, layer)?;
+        if now != head || ids.is_empty() {
             return Ok(());
         }
-        // Of equally near ones any will do.
-        let least = nearest.last().map_or(f32::NEG_INFINITY, |hit| hit.score) - 1e-4;
-        let right = hits.iter().filter(|hit| hit.score >= least).count().min(nearest.len());
-        let recall = right as f64 / nearest.len() as f64;
+        let truth = self.truth(cx, &ids, vec![Probe::new(query, None)], k, |_| {})?;
+        let Judgement { recall, .. } = self.judge(cx, &truth, &[hits])?;
         self.recheck.with(|state| {
-            state.last = Some(Instant::now());
             let live = &mut state.live;
             live.recall =
                 if live.checks == 0 { recall } else { live.recall + WEIGHT * (recall - live.recall) };

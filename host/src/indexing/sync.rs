@@ -10,7 +10,6 @@ use super::{
     merge::{Policy, Size},
     segment::{self, Ids, Listed},
     snapshot::{self, Identity, Snapshot},
-    tune::{self, Sample, Tuned},
 };
 use crate::store::{Layer, StoreError};
 use half::slice::HalfFloatSliceExt;
@@ -339,20 +338,16 @@ impl<'a> Run<'a> {
 
     /// Writes the live rows of some segments anew.
     fn rewrite(&mut self, group: &[usize]) -> Result<(), IndexError> {
-        let mut ids = Vec::new();
-        let mut at = 0;
-        // The segments stay in their place until the new ones are written.
         let taken: BTreeSet<usize> = group.iter().copied().collect();
-        for place in &taken {
-            ids.extend(self.held[*place].live());
-        }
+        let mut ids: Vec<u64> = taken.iter().flat_map(|&place| self.held[place].live()).collect();
         ids.sort_unstable();
+        // The segments stay in their place until the new ones are written.
         let old = self.held.len();
         self.build(&ids)?;
-        self.held.retain(|_| {
-            at += 1;
-            at > old || !taken.contains(&(at - 1))
-        });
+        let built = self.held.split_off(old);
+        let kept = std::mem::take(&mut self.held).into_iter().enumerate();
+        self.held =
+            kept.filter(|(place, _)| !taken.contains(place)).map(|(_, held)| held).chain(built).collect();
         self.publish()
     }
 
@@ -373,16 +368,12 @@ impl<'a> Run<'a> {
         let (index, cx) = (self.index, self.cx);
         let LayerSettings { backend, options, layer, space, dir, sync, .. } = &index.settings;
         let built = index.plugins.index(backend, options, index.settings.spec(), None)?;
-        let mut sample = if built.capabilities().exact { None } else { self.sample(ids)? };
         let (mut rows, mut wide) = (Vec::with_capacity(ids.len()), Vec::new());
         let mut failed = None;
         index.store.vectors_of(*space, *layer, ids, sync.batch_size, |ids, vectors| {
             wide.resize(vectors.len(), 0.0);
             vectors.convert_to_f32_slice(&mut wide);
             failed = built.upsert(cx, ids, &wide).err();
-            if let Some(sample) = &mut sample {
-                sample.compare(ids, vectors);
-            }
             rows.extend_from_slice(ids);
             cx.progress(self.rows_written + rows.len() as u64, self.total);
             if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -401,54 +392,16 @@ impl<'a> Run<'a> {
         self.rows_written += rows.len() as u64;
         let mut listed = segment::write(cx, dir, backend, &*built, &rows)?;
         drop(built);
-        if let Some(sample) = sample {
-            self.tune(&mut listed, &sample)?;
+        match index.tune(cx, &mut listed, &rows) {
+            Err(error) if error.is_cancelled() => return Err(error),
+            // A backend that fails to search it is found by searches too, which then do without.
+            Err(error) => {
+                tracing::warn!("{}: how well it is searched was not measured: {error}", index.describe())
+            }
+            Ok(()) => {}
         }
         let ids = Ids::open(dir, &listed).map_err(|why| IndexError::Unreadable(why.to_string()))?;
         Ok(Some(Held { listed, ids, dead: BTreeSet::new(), is_changed: false }))
-    }
-
-    /// Measures how broadly a segment must be searched, as searches will find it.
-    fn tune(&self, listed: &mut Listed, sample: &Sample) -> Result<(), IndexError> {
-        let (index, cx) = (self.index, self.cx);
-        let LayerSettings { backend, options, dir, sync, .. } = &index.settings;
-        let opened = index.plugins.index(backend, options, index.settings.spec(), Some(&listed.path(dir)))?;
-        let target = sync.recall_target;
-        let Tuned { breadth, recall } =
-            sample.tune(cx, &*opened, target).map_err(|error| index.failed(error))?;
-        (listed.breadth, listed.recall) = (breadth, Some(recall));
-        if recall < target {
-            tracing::warn!(
-                "{}: searches find {:.1}% of the nearest of {} vectors at most, not the {:.1}% of \
-                 memory.index.recall_target; another index profile may do better",
-                index.describe(),
-                100.0 * recall,
-                listed.rows,
-                100.0 * target
-            );
-        }
-        Ok(())
-    }
-
-    /// Some of these vectors, to measure how well they are found; none where that is not wanted.
-    fn sample(&self, ids: &[u64]) -> Result<Option<Sample>, IndexError> {
-        let LayerSettings { layer, space, dim, sync, .. } = &self.index.settings;
-        if sync.recall_target <= 0.0 || ids.len() < tune::LEAST_ROWS {
-            return Ok(None);
-        }
-        let (mut chosen, mut queries) = (Vec::new(), Vec::new());
-        self.index.store.vectors_of(
-            *space,
-            *layer,
-            &tune::choose(ids),
-            sync.batch_size,
-            |ids, vectors| {
-                chosen.extend_from_slice(ids);
-                queries.extend(vectors.iter().map(|v| v.to_f32()));
-                ControlFlow::Continue(())
-            },
-        )?;
-        Ok(Some(Sample::new(*dim, chosen, queries)))
     }
 
     /// Writes the snapshot of what is held, shows it to the searches of this process, and removes the rest.

@@ -48,7 +48,7 @@ impl Verified {
     pub(super) fn covers(&self, name: &str, metadata: &Metadata) -> bool {
         let Some(now) = Identity::of(name, metadata) else { return false };
         let changed = now.mtime.max(now.ctime);
-        self.began - changed >= GRACE.as_nanos() as i128 && self.files.contains(&now)
+        self.began.saturating_sub(changed) >= GRACE.as_nanos() as i128 && self.files.contains(&now)
     }
 }
 

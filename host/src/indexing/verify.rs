@@ -1,26 +1,21 @@
 //! Whether an index is what the store says: every byte of its files, every id, and a sample of answers.
 use super::{
-    delta::best_first,
     error::{IndexError, Unusable},
+    exact::{Judgement, Probe},
     layer::{LayerIndex, LayerSettings, Query},
-    scan,
     segment::{self, Care, Ids},
     snapshot::{self, Snapshot},
 };
 use crate::store::Layer;
-use half::{f16, slice::HalfFloatSliceExt};
-use magray_plugin_api::{CallContext, Error, Hit, SearchParams};
+use magray_plugin_api::{CallContext, SearchParams};
 use std::{
     collections::BTreeSet,
-    ops::ControlFlow,
     time::{Duration, Instant},
 };
 
 /// Queries that are compared with an exact search, and results of each.
 const QUERIES: usize = 32;
 const K: usize = 10;
-/// Rows that are read at a time.
-const BATCH: usize = 4096;
 /// Cosine by which a score of an index that quantizes may be off.
 const SCORE_TOLERANCE: f32 = 0.05;
 /// Share of the true nearest that an exact index must find, but for ties, and any other.
@@ -200,109 +195,35 @@ impl LayerIndex {
 
     /// Searches for a sample of what is stored, and compares with all of it.
     fn verify_answers(&self, cx: &dyn CallContext, verdict: &mut LayerVerdict) -> Result<(), IndexError> {
-        let LayerSettings { layer, space, dim, backend, options, .. } = &self.settings;
+        let LayerSettings { layer, space, backend, options, .. } = &self.settings;
         let (ids, _) = self.store.vector_ids(*space, *layer)?;
         if ids.is_empty() {
             return Ok(());
         }
         let sample: Vec<u64> = ids.iter().copied().step_by(ids.len().div_ceil(QUERIES)).collect();
-        let queries: Vec<(u64, Vec<f32>)> = self.read(cx, &sample)?;
-        let mut exact: Vec<Vec<Hit>> = vec![Vec::new(); queries.len()];
-        let mut done = 0;
-        self.scores(cx, &ids, &queries, |ids, at, scores| {
-            let hits = &mut exact[at];
-            hits.extend(ids.iter().zip(scores).map(|(&id, &score)| Hit::new(id, score)));
-            hits.sort_unstable_by(best_first);
-            hits.truncate(K);
-            done += ids.len() as u64;
-            cx.progress(done, (ids.len() * queries.len()) as u64);
-        })?;
-        let (mut right, mut wanted, mut is_wrong) = (0, 0, false);
-        for ((_, query), exact) in queries.iter().zip(&exact) {
-            let found = self
-                .search(cx, Query { vector: query, k: K, params: SearchParams::default(), filter: None })?;
-            let mut found_ids: Vec<u64> = found.iter().map(|hit| hit.id).collect();
-            found_ids.sort_unstable();
-            let mut truth = Vec::new();
-            self.scores(cx, &found_ids, &[(0, query.clone())], |ids, _, scores| {
-                truth.extend(ids.iter().copied().zip(scores.iter().copied()));
-            })?;
-            // Of equally near ones any will do.
-            let least = exact.last().map_or(f32::NEG_INFINITY, |hit| hit.score) - 1e-4;
-            let score = |id: u64| truth.iter().find(|(known, _)| *known == id).map(|(_, score)| *score);
-            right += found.iter().filter(|hit| score(hit.id).is_some_and(|score| score >= least)).count();
-            wanted += exact.len();
-            let is_off =
-                |hit: &&Hit| score(hit.id).is_some_and(|score| (score - hit.score).abs() > SCORE_TOLERANCE);
-            is_wrong |= found.iter().any(|hit| is_off(&hit));
-        }
-        let recall = right.min(wanted) as f64 / wanted.max(1) as f64;
-        verdict.recall = Some(Recall { queries: queries.len(), recall });
+        let probes = self.probes(cx, &sample)?.into_iter().map(|probe| Probe { own: None, ..probe });
+        let total = ids.len() as u64;
+        let truth = self.truth(cx, &ids, probes.collect(), K, |done| cx.progress(done, total))?;
+        let search = |probe: &Probe| {
+            let vector = &probe.vector;
+            self.search(cx, Query { vector, k: K, params: SearchParams::default(), filter: None })
+        };
+        let found = truth.probes.iter().map(search).collect::<Result<Vec<_>, _>>()?;
+        let Judgement { recall, error } = self.judge(cx, &truth, &found)?;
+        verdict.recall = Some(Recall { queries: truth.probes.len(), recall });
         let empty = self.plugins.index(backend, options, self.settings.spec(), None)?;
         let least = if empty.capabilities().exact { EXACT_RECALL } else { LEAST_RECALL };
         if recall < least {
             verdict.findings.push(format!(
                 "searches for {} stored vectors found {:.1}% of the nearest, and {:.0}% are the least",
-                queries.len(),
+                truth.probes.len(),
                 100.0 * recall,
                 100.0 * least
             ));
         }
-        if is_wrong {
+        if error > SCORE_TOLERANCE {
             verdict.findings.push("scores of answers are not those of the stored vectors".into());
         }
-        debug_assert_eq!(queries.first().map_or(*dim, |(_, query)| query.len()), *dim);
         Ok(())
-    }
-
-    fn read(&self, cx: &dyn CallContext, ids: &[u64]) -> Result<Vec<(u64, Vec<f32>)>, IndexError> {
-        let dim = self.settings.dim;
-        let mut read = Vec::new();
-        self.each(cx, ids, |ids, vectors| {
-            for (&id, row) in ids.iter().zip(vectors.chunks_exact(dim)) {
-                let mut wide = vec![0.0; dim];
-                row.convert_to_f32_slice(&mut wide);
-                let length = wide.iter().map(|v| v * v).sum::<f32>().sqrt();
-                wide.iter_mut().for_each(|v| *v /= length);
-                read.push((id, wide));
-            }
-        })?;
-        Ok(read)
-    }
-
-    /// Cosine of each query, which has length 1, with each stored vector.
-    pub(super) fn scores(
-        &self,
-        cx: &dyn CallContext,
-        ids: &[u64],
-        queries: &[(u64, Vec<f32>)],
-        mut visit: impl FnMut(&[u64], usize, &[f32]),
-    ) -> Result<(), IndexError> {
-        let (mut scales, mut dots) = (Vec::new(), Vec::new());
-        self.each(cx, ids, |ids, vectors| {
-            scales.resize(ids.len(), 0.0);
-            dots.resize(ids.len(), 0.0);
-            scan::scales(self.settings.dim, vectors, &mut scales);
-            for (at, (_, query)) in queries.iter().enumerate() {
-                scan::dots(query, vectors, &mut dots);
-                dots.iter_mut().zip(&scales).for_each(|(dot, scale)| *dot *= scale);
-                visit(ids, at, &dots);
-            }
-        })
-    }
-
-    fn each(
-        &self,
-        cx: &dyn CallContext,
-        ids: &[u64],
-        mut visit: impl FnMut(&[u64], &[f16]),
-    ) -> Result<(), IndexError> {
-        let mut stopped: Option<Error> = None;
-        self.store.vectors_of(self.settings.space, self.settings.layer, ids, BATCH, |ids, vectors| {
-            visit(ids, vectors);
-            stopped = cx.check().err();
-            if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        stopped.map_or(Ok(()), |error| Err(self.failed(error)))
     }
 }
