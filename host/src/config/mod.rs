@@ -11,6 +11,7 @@ mod profile;
 mod render;
 mod schema;
 mod shape;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -24,6 +25,7 @@ pub use schema::{
     LayerSettings, Layers, Log, LogLevel, Memory, Pipeline, Plugins, ResourceManager, Store,
     default_cache_bytes,
 };
+pub use sync::{Sync, Workload};
 pub use tree::Origin;
 pub use values::{Folder, Sha256, Ttl, Unfit};
 

@@ -1,6 +1,6 @@
 use super::{Engine, EngineError, Vectors, now_ms};
 use crate::{
-    indexing::{Extent, SyncWorker},
+    indexing::Extent,
     store::{Record, RecordId},
 };
 use magray_plugin_api::CallContext;
@@ -24,16 +24,6 @@ impl Engine {
         indexes.scrub(now_ms().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16);
         indexes.sync(cx, None, Extent::Due { step_rows: STEP_ROWS })?;
         Ok(())
-    }
-
-    /// Seals and merges the indexes of the present model in the background, until what is returned is
-    /// dropped: for a process that lives long.
-    ///
-    /// # Errors
-    /// [`EngineError`] where the backends cannot be had, or the system gives no thread.
-    pub fn sync_in_background(&self) -> Result<SyncWorker, EngineError> {
-        let worker = self.indexes()?.start_worker();
-        worker.map_err(|error| EngineError::Invalid(format!("cannot start the thread that seals: {error}")))
     }
 
     /// How many records have no vector of the present model.
