@@ -85,12 +85,17 @@ pub(crate) fn open(
     parameters: &Parameters,
     host: &'static dyn Host,
 ) -> Result<Segment> {
-    let (header, ids) = open_index(&dir.join(INDEX), spec)?;
+    let path = dir.join(INDEX);
+    let (header, entries) = open_index(&path, spec)?;
+    // First, for they are as long as they say.
     let (rows, links) = (open_rows(&dir.join(ROWS), &header)?, open_links(&dir.join(LINKS), &header)?);
+    let ids = Ids::from_entries(header.rows as usize, entries);
+    let ids = ids.ok_or_else(|| corrupt(&path, "it names an id twice, or a row that is not there"))?;
     Ok(Segment::from_parts(spec, *parameters, host, rows, links, ids))
 }
 
-fn open_index(path: &Path, spec: IndexSpec) -> Result<(Header, Ids)> {
+/// The header, and each id with its row.
+fn open_index(path: &Path, spec: IndexSpec) -> Result<(Header, Vec<(u64, u32)>)> {
     let file = std::fs::read(path).map_err(|error| read_error(path, &error))?;
     let Some((digest, content)) = file.split_first_chunk::<{ blake3::OUT_LEN }>() else {
         return Err(corrupt(path, "it is too short"));
@@ -115,10 +120,7 @@ fn open_index(path: &Path, spec: IndexSpec) -> Result<(Header, Ids)> {
     }
     let entries = entries.iter().map(|words| words.map(u64::from_ne_bytes));
     let entries = entries.map(|[id, row]| (id, u32::try_from(row).unwrap_or(u32::MAX)));
-    match Ids::from_entries(header.rows as usize, entries) {
-        Some(ids) => Ok((header, ids)),
-        None => Err(corrupt(path, "it names an id twice, or a row that is not there")),
-    }
+    Ok((header, entries.collect()))
 }
 
 fn open_rows(path: &Path, header: &Header) -> Result<Rows> {

@@ -11,13 +11,11 @@ use rayon::prelude::*;
 use self_cell::self_cell;
 use std::{
     any::type_name,
-    fs::{self, File},
+    fs::File,
     io::{self, BufWriter, Write},
     mem::ManuallyDrop,
     ops::Range,
-    path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicU64, Ordering},
+    path::Path,
 };
 
 /// Points that are inserted one after the other before threads may help. Points that race for an
@@ -42,7 +40,7 @@ self_cell!(
 
 /// A graph over the rows that its [`RowDistance`] knows, each under its row number.
 ///
-/// Threads: any number of searches beside one insertion.
+/// Threads: one at a time; searches go by [`crate::links`].
 pub(crate) struct Graph {
     points: ManuallyDrop<LoadedPoints>,
     host: &'static dyn Host,
@@ -54,7 +52,7 @@ impl Graph {
             Hnsw::new(
                 parameters.max_connections,
                 parameters.max_elements,
-                parameters.max_layers,
+                LAYERS,
                 parameters.ef_construction,
                 distance,
             )
@@ -118,10 +116,12 @@ impl Graph {
         if links.entry() as usize >= links.len() {
             return Err(Error::new(ErrorCode::CORRUPT_DATA, "the links name no row to enter by"));
         }
-        let dir = Scratch::new(host)?;
+        let folder = host.data_dir()?;
+        let dir = tempfile::Builder::new().prefix("growing-").tempdir_in(&folder);
+        let dir = dir.map_err(|error| io_error(&folder, &error))?;
         let dump = Dump::new(links.neighbours(), parameters, &distance);
-        dump.write(&dir.0).map_err(|error| io_error(&dir.0, &error))?;
-        let loader = HnswIo::new(&dir.0, BASENAME);
+        dump.write(dir.path()).map_err(|error| io_error(dir.path(), &error))?;
+        let loader = HnswIo::new(dir.path(), BASENAME);
         let loaded = LoadedPoints::try_new(loader, |loader| loader.load_hnsw_with_dist(distance));
         let mut points = loaded.map_err(|error| {
             Error::new(ErrorCode::INTERNAL, format!("hnsw_rs does not take its links back: {error:#}"))
@@ -260,28 +260,6 @@ impl<'a> Dump<'a> {
             graph.write_all(&self.distance.between(rows.get(row), rows.get(other)).to_ne_bytes())?;
         }
         Ok(())
-    }
-}
-
-/// A folder of our own in the plugin's folder, gone with this value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(host: &dyn Host) -> Result<Self> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("growing-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let dir = host.data_dir()?.join(name);
-        // Left by a process of this number that ended in the middle.
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir(&dir).map_err(|error| io_error(&dir, &error))?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What is left over takes room and does no harm.
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -9,7 +9,7 @@
 //! | no delete, no update, one id returned twice; many equal vectors cut the graph in two | `segment` |
 //! | panics on NaN and on a negative distance, takes any width | `index`, `distance` |
 //! | keeps every vector in memory, and out of reach by its id | `rows` |
-//! | prints to standard output when it saves | `files` |
+//! | prints to standard output when it saves | `graph` writes itself |
 //! | uses the global thread pool, even to drop a graph | `graph` |
 //! | searches through a hash table and an allocation a link; panics in one of breadth 1 under a filter | `links` |
 //! | forgets its level distribution when it is loaded | `graph` |

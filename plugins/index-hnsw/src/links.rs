@@ -141,7 +141,7 @@ impl Links {
 
     /// The row that searches enter by.
     pub(crate) fn entry(&self) -> u32 {
-        self.words.get().get(1).copied().unwrap_or(NONE)
+        self.words.get()[1]
     }
 
     fn row(&self, level: usize, point: usize) -> Option<u32> {

@@ -36,7 +36,7 @@ pub struct Options {
     pub ef_search: Option<usize>,
     /// How many vectors to reserve room for; not a limit.
     pub max_elements: usize,
-    /// Layers of the graph. Only 16 can be saved.
+    /// Layers of the graph. Only 16 can be loaded again.
     pub max_layers: usize,
     /// Whether large upserts use every thread that the host grants.
     pub use_parallel: Option<bool>,
@@ -68,7 +68,6 @@ pub(crate) struct Parameters {
     pub(crate) ef_construction: usize,
     pub(crate) ef_search: usize,
     pub(crate) max_elements: usize,
-    pub(crate) max_layers: usize,
     pub(crate) use_parallel: bool,
     pub(crate) exact_below: usize,
 }
@@ -102,7 +101,7 @@ impl Options {
             return Err(Error::new(
                 ErrorCode::INVALID_CONFIG,
                 format!(
-                    "max_layers is {}; hnsw_rs can save a graph of {LAYERS} layers only",
+                    "max_layers is {}; hnsw_rs can load a graph of {LAYERS} layers only",
                     self.max_layers
                 ),
             ));
@@ -117,7 +116,6 @@ impl Options {
             )?,
             ef_search: ef_search(self.ef_search.unwrap_or(search))?,
             max_elements: self.max_elements.min(MOST_RESERVED),
-            max_layers: LAYERS,
             use_parallel: self.use_parallel.unwrap_or(parallel),
             exact_below: self.exact_below,
         })

@@ -73,9 +73,9 @@ impl Network<'_> {
         let Bert { hidden, vocab, positions, first_position, token_types, .. } = *self.bert;
         let words = self.builder.table("embeddings.word_embeddings.weight", [vocab, hidden])?;
         let weights = self.builder.weights;
-        let table = weights.f32("embeddings.position_embeddings.weight", &[positions, hidden])?;
+        let mut table = weights.f32("embeddings.position_embeddings.weight", &[positions, hidden])?;
         // The operator counts positions from 0, and every token is of type 0.
-        let mut table = table[first_position * hidden..].to_vec();
+        table.drain(..first_position * hidden);
         if token_types {
             let name = "embeddings.token_type_embeddings.weight";
             let types = weights.shape(name).and_then(|shape| shape.first().copied()).unwrap_or(1);

@@ -36,7 +36,6 @@ pub enum Fault {
     Unwritten,
     WrongLength,
     ZeroWidth,
-    UnknownIds,
     DropsVectors,
     /// A search fails and says how it was asked for.
     NamesBreadth,
@@ -274,7 +273,6 @@ impl VectorIndex for ChaosIndex {
         }
         for (id, hit) in (1_000_000..).zip(out) {
             *hit = match self.fault {
-                Fault::UnknownIds => Hit::new(id, 1.0),
                 Fault::Nan => Hit::new(id, f32::NAN),
                 _ => Hit::NONE,
             };

@@ -28,13 +28,13 @@ pub struct Options {
     /// A file that says how to die, for as long as it is there: `panic`, `hang` (until the file is gone), `oom`, `nan`.
     control: PathBuf,
     /// A file that gets a line for each text whose vector was handed out whole.
-    log: Option<PathBuf>,
+    log: PathBuf,
 }
 
 pub struct Mortal {
     engine: CpuEmbedder,
     control: PathBuf,
-    log: Option<Mutex<File>>,
+    log: Mutex<File>,
 }
 
 impl CreateEmbedder for Mortal {
@@ -45,9 +45,9 @@ impl CreateEmbedder for Mortal {
     fn create(options: Options, host: &'static dyn Host) -> Result<Self> {
         let Options { model, control, log } = options;
         let cpu = CpuOptions { model, precision: WantedPrecision::F32, ..CpuOptions::default() };
-        let log = log.map(|log| OpenOptions::new().append(true).create(true).open(log)).transpose();
+        let log = OpenOptions::new().append(true).create(true).open(log);
         let log = log.map_err(|error| Error::from_source(ErrorCode::IO, &error))?;
-        Ok(Self { engine: CpuEmbedder::create(cpu, host)?, control, log: log.map(Mutex::new) })
+        Ok(Self { engine: CpuEmbedder::create(cpu, host)?, control, log: Mutex::new(log) })
     }
 }
 
@@ -90,11 +90,9 @@ impl Embedder for Mortal {
             _ => {}
         }
         out[half..].copy_from_slice(&vectors[half..]);
-        if let Some(log) = &self.log {
-            let lines: String = texts.iter().flat_map(|text| [text, "\n"]).collect();
-            let mut log = log.lock().map_err(|_| Error::new(ErrorCode::INTERNAL, "the log is poisoned"))?;
-            log.write_all(lines.as_bytes()).map_err(|error| Error::from_source(ErrorCode::IO, &error))?;
-        }
+        let lines: String = texts.iter().flat_map(|text| [text, "\n"]).collect();
+        let mut log = self.log.lock().map_err(|_| Error::new(ErrorCode::INTERNAL, "the log is poisoned"))?;
+        log.write_all(lines.as_bytes()).map_err(|error| Error::from_source(ErrorCode::IO, &error))?;
         Ok(())
     }
 }
