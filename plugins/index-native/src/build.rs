@@ -16,8 +16,12 @@ use half::{f16, slice::HalfFloatSliceExt};
 use magray_plugin_api::{CallContext, Error, ErrorCode, IndexSpec, Metric, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// From so many rows on, the layout `auto` takes lists.
-const AUTO_IVF: usize = 300_000;
+/// Up to so many rows, the layout `auto` scans all codes.
+const AUTO_FLAT: usize = 300_000;
+/// From there on it walks a graph, but for vectors narrower than this. Measured: of 1,000,000 x 768 a graph does
+/// 1.9 times as many queries as lists at a recall of .95, for 2.7 times the work of building it; of 400,000 x 50
+/// 1.2 times as many at .95 and fewer at .98, for nine times the work.
+const AUTO_GRAPH_DIM: usize = 128;
 
 /// Rows that are searched for to see how many lists a search must scan.
 const PROBE_SAMPLE: usize = 128;
@@ -128,13 +132,28 @@ struct Encoder<'a> {
     wide: bool,
 }
 
-/// How many lists an index of so many rows has; 0 where the codes are not in lists.
-pub(crate) fn lists(options: &Options, rows: usize) -> usize {
-    match options.layout {
-        Layout::Auto if rows < AUTO_IVF => 0,
-        Layout::Flat | Layout::Graph => 0,
-        Layout::Auto | Layout::Ivf if options.lists == 0 => ivf::auto_lists(rows).min(rows),
-        Layout::Auto | Layout::Ivf => options.lists.min(rows),
+/// How an index of so many rows of this width is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) graph: bool,
+    /// 0 where the codes are not in lists.
+    pub(crate) lists: usize,
+}
+
+impl Plan {
+    pub(crate) fn new(options: &Options, rows: usize, dim: usize) -> Self {
+        let layout = match options.layout {
+            Layout::Auto if rows < AUTO_FLAT => Layout::Flat,
+            Layout::Auto if dim >= AUTO_GRAPH_DIM => Layout::Graph,
+            Layout::Auto => Layout::Ivf,
+            layout => layout,
+        };
+        let lists = match (layout, options.lists) {
+            (Layout::Ivf, 0) => ivf::auto_lists(rows).min(rows),
+            (Layout::Ivf, lists) => lists.min(rows),
+            _ => 0,
+        };
+        Self { graph: layout == Layout::Graph, lists }
     }
 }
 
@@ -155,14 +174,15 @@ pub(crate) fn build(
         return Err(Error::new(ErrorCode::UNSUPPORTED, message));
     }
     let quantizer = Quantizer::fit(spec.dim, &source.sample(int8::SAMPLE));
-    let lists = match lists(options, rows) {
+    let plan = Plan::new(options, rows, spec.dim);
+    let lists = match plan.lists {
         0 => None,
         count => Some(ivf::lists(cx, threads, count, options.seed, source, &quantizer)?),
     };
     let lists = lists.as_ref();
-    let graph = match options.layout {
-        Layout::Graph => graph_of(cx, threads, options.seed, source, &quantizer)?,
-        _ => Vec::new(),
+    let graph = match plan.graph {
+        true => graph_of(cx, threads, options.seed, source, &quantizer)?,
+        false => Vec::new(),
     };
     let shape = Shape {
         rows,
@@ -354,5 +374,24 @@ fn write_original(row: &[f32], wide: bool, out: &mut [u8]) {
         use half::slice::HalfBitsSliceExt;
         let halves: &mut [u16] = bytemuck::cast_slice_mut(out);
         halves.reinterpret_cast_mut::<f16>().convert_from_f32_slice(row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_is_chosen_by_rows_and_width() {
+        let plan = |layout, rows, dim| Plan::new(&Options { layout, ..Options::default() }, rows, dim);
+        let flat = Plan { graph: false, lists: 0 };
+        assert_eq!(plan(Layout::Auto, AUTO_FLAT - 1, 768), flat);
+        assert_eq!(plan(Layout::Auto, AUTO_FLAT, 128), Plan { graph: true, lists: 0 });
+        let lists = plan(Layout::Auto, AUTO_FLAT, 127);
+        assert!(!lists.graph && lists.lists > 100, "{lists:?}");
+        assert_eq!(plan(Layout::Ivf, 3, 768).lists, 3);
+        assert_eq!(plan(Layout::Flat, 1 << 30, 8), flat);
+        let asked = Options { layout: Layout::Ivf, lists: 7, ..Options::default() };
+        assert_eq!(Plan::new(&asked, 1000, 8), Plan { graph: false, lists: 7 });
     }
 }

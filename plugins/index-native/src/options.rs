@@ -6,7 +6,7 @@ use std::{fmt, ops::RangeInclusive};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
-    /// `Flat` up to 300,000 rows, `Ivf` from there on.
+    /// `Flat` up to 300,000 rows; from there on `Graph`, but `Ivf` for vectors narrower than 128.
     #[default]
     Auto,
     /// Every code is scanned.

@@ -2,14 +2,14 @@
 
 use crate::{
     best::Best,
-    build,
+    build::Plan,
     candidates::Candidates,
     container::{Container, Part},
     exact::Exact,
     graph::{ByCodes, Graph, Outline, Scratch},
     int8::{self, Quantizer},
     ivf::list_of,
-    options::{Layout, Options},
+    options::Options,
     parallel,
     rabitq::{self, Accept, Kernel, ROWS, Scan, Target},
     rotation::{LANES, Rotation},
@@ -182,10 +182,8 @@ impl Sealed {
     /// Whether it is laid out as `options` say.
     pub(crate) fn is_as(&self, options: &Options) -> bool {
         let shape = self.container.shape();
-        let graph = options.layout == Layout::Graph;
-        build::lists(options, shape.rows) == shape.lists
+        Plan::new(options, shape.rows, self.spec.dim) == Plan { graph: self.has_graph(), lists: shape.lists }
             && options.seed == shape.seed
-            && graph == self.has_graph()
     }
 
     /// Whether it is walked and not scanned.
