@@ -82,6 +82,24 @@ pub trait Embedder: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Writes into `scores[i]` how well `passages[i]` answers `query`, from 0 to 1, greater is better, by a model
+    /// that reads the two together (a cross-encoder). The score of a passage does not depend on the others. One
+    /// whose model judges pairs makes no vectors: its [`Embedder::embed`] is `UNSUPPORTED`, and its width and
+    /// space mean nothing. Since 1.2: an older host never calls it.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` where the model makes vectors; `INVALID_INPUT` where the lengths differ; else as
+    /// [`Embedder::embed`].
+    fn rerank(
+        &self,
+        _cx: &dyn CallContext,
+        _query: &str,
+        _passages: &[&str],
+        _scores: &mut [f32],
+    ) -> Result<()> {
+        Err(Error::new(ErrorCode::UNSUPPORTED, "the model makes vectors and does not judge pairs of texts"))
+    }
+
     /// How well it is; cheap, for the host may ask often.
     fn health(&self) -> Health {
         Health::ok()

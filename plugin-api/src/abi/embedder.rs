@@ -4,12 +4,17 @@ use super::{
     panic::Guarded,
 };
 use crate::{
-    CallContext, DeviceReport, Embedder, EmbedderInfo, Health, HealthLevel, MemoryUse, Result, Role,
+    CallContext, DeviceReport, Embedder, EmbedderInfo, Error, ErrorCode, Health, HealthLevel, MemoryUse,
+    Result, Role,
 };
 use abi_stable::{
     StableAbi, sabi_trait,
     sabi_trait::TD_Opaque,
-    std_types::{RBox, RResult::ROk, RSlice, RSliceMut, RStr, RString},
+    std_types::{
+        RBox,
+        RResult::{RErr, ROk},
+        RSlice, RSliceMut, RStr, RString,
+    },
 };
 
 #[repr(C)]
@@ -79,6 +84,16 @@ pub trait EmbedderAbi: Send + Sync {
     fn warm_up(&self, _cx: ContextRef<'_>) -> AbiResult<()> {
         ROk(())
     }
+    /// Since 1.2.
+    fn rerank(
+        &self,
+        _cx: ContextRef<'_>,
+        _query: RStr<'_>,
+        _passages: RSlice<'_, RStr<'_>>,
+        _scores: RSliceMut<'_, f32>,
+    ) -> AbiResult<()> {
+        RErr(Error::new(ErrorCode::UNSUPPORTED, "the plugin is older than reranking"))
+    }
 }
 pub type EmbedderBox = EmbedderAbi_TO<'static, RBox<()>>;
 
@@ -145,6 +160,16 @@ impl EmbedderAbi for EmbedderToAbi {
     fn warm_up(&self, cx: ContextRef<'_>) -> AbiResult<()> {
         catch(|| self.0.warm_up(&ContextFromAbi(cx)))
     }
+    fn rerank(
+        &self,
+        cx: ContextRef<'_>,
+        query: RStr<'_>,
+        passages: RSlice<'_, RStr<'_>>,
+        mut scores: RSliceMut<'_, f32>,
+    ) -> AbiResult<()> {
+        let passages = strs(passages.as_slice());
+        catch(|| self.0.rerank(&ContextFromAbi(cx), query.as_str(), &passages, scores.as_mut_slice()))
+    }
 }
 
 pub(crate) struct EmbedderFromAbi {
@@ -197,6 +222,11 @@ impl Embedder for EmbedderFromAbi {
     fn warm_up(&self, cx: &dyn CallContext) -> Result<()> {
         let cx = ContextToAbi(cx);
         self.inner.warm_up(cx.as_ref()).into_result()
+    }
+    fn rerank(&self, cx: &dyn CallContext, query: &str, passages: &[&str], scores: &mut [f32]) -> Result<()> {
+        let cx = ContextToAbi(cx);
+        let passages = rstrs(passages);
+        self.inner.rerank(cx.as_ref(), query.into(), passages.as_slice().into(), scores.into()).into_result()
     }
     fn health(&self) -> Health {
         health_or_failed(self.inner.health())

@@ -57,6 +57,7 @@ impl CreateEmbedder for CandleEmbedder {
         options.check()?;
         let dir = ModelFolder::locate(&options.model, &host.models_dir());
         let folder = ModelFolder::open(&dir, &options.overrides)?;
+        folder.check_makes_vectors()?;
         let device = device(&options)?;
         let dtype = options.dtype(&folder.spec.architecture);
         let network = Network::load(&folder, &device, dtype)?;

@@ -55,12 +55,24 @@ pub(crate) struct Inputs {
     pub(crate) lengths: Vec<i32>,
     /// `[texts, width]`
     pub(crate) pooling: Vec<f32>,
+    /// Token types, `[texts, width]`.
+    pub(crate) types: Vec<i32>,
 }
 
 impl Inputs {
-    pub(crate) fn new(batch: &Batch, packed: &Packed, pooling: Pooling) -> Self {
-        let mut inputs =
-            Self { ids: vec![0; batch.tokens()], lengths: Vec::new(), pooling: vec![0.0; batch.tokens()] };
+    /// `firsts` are the tokens of type 0 of each text of the call; without it all are.
+    pub(crate) fn new(batch: &Batch, packed: &Packed, firsts: Option<&[usize]>, pooling: Pooling) -> Self {
+        let mut inputs = Self {
+            ids: vec![0; batch.tokens()],
+            lengths: Vec::new(),
+            pooling: vec![0.0; batch.tokens()],
+            types: vec![0; batch.tokens()],
+        };
+        for (&text, types) in batch.texts.iter().zip(inputs.types.chunks_exact_mut(batch.width)) {
+            if let Some(firsts) = firsts {
+                types[firsts[text]..tokens(packed, text).len()].fill(1);
+            }
+        }
         let rows = inputs.ids.chunks_exact_mut(batch.width).zip(inputs.pooling.chunks_exact_mut(batch.width));
         for (&text, (ids, weights)) in batch.texts.iter().zip(rows) {
             let tokens = tokens(packed, text);
@@ -112,10 +124,11 @@ mod tests {
     fn each_pooling_counts_its_tokens() {
         let packed = Packed { ids: vec![7, 8, 9, 5], ends: vec![3, 3, 4] };
         let batch = Batch { texts: vec![0, 2], width: 3 };
-        let inputs = |pooling| Inputs::new(&batch, &packed, pooling);
+        let inputs = |pooling| Inputs::new(&batch, &packed, None, pooling);
         let mean = inputs(Pooling::Mean);
         assert_eq!((mean.ids, mean.lengths), (vec![7, 8, 9, 5, 0, 0], vec![3, 1]));
         assert_eq!(mean.pooling, [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+        assert_eq!(Inputs::new(&batch, &packed, Some(&[1, 0, 1]), Pooling::Cls).types, [0, 1, 1, 0, 0, 0]);
         assert_eq!(inputs(Pooling::Cls).pooling, [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
         assert_eq!(inputs(Pooling::Last).pooling, [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
     }

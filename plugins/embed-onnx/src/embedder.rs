@@ -197,9 +197,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Call<'a> {
     cx: &'a dyn CallContext,
     packed: &'a Packed,
+    /// Tokens of type 0 of each text, where texts are pairs.
+    firsts: Option<&'a [usize]>,
     waiting: Mutex<VecDeque<Batch>>,
-    /// `[texts, dim]`
+    /// `[texts, width]`
     out: Mutex<&'a mut [f32]>,
+    width: usize,
     options: RunOptions<NoSelectedOutputs>,
     done: AtomicU64,
 }
@@ -218,7 +221,8 @@ impl OnnxEmbedder {
     }
 
     fn run(&self, call: &Call<'_>, batch: Batch) -> Result<()> {
-        let (vectors, usage) = match self.sessions.run(&self.folder, &batch, call.packed, &call.options) {
+        let ran = self.sessions.run(&self.folder, &batch, call.packed, call.firsts, &call.options);
+        let (rows, usage) = match ran {
             Ok(result) => result,
             Err(error) => {
                 // A run that was stopped is no failure of the device.
@@ -241,10 +245,10 @@ impl OnnxEmbedder {
             self.shrink.store(true, Ordering::Relaxed);
         }
         drop(pool);
-        let dim = self.info.dim;
+        let width = call.width;
         let mut out = lock(&call.out);
-        for (vector, &text) in vectors.chunks_exact(dim).zip(&batch.texts) {
-            out[text * dim..][..dim].copy_from_slice(vector);
+        for (row, &text) in rows.chunks_exact(width).zip(&batch.texts) {
+            out[text * width..][..width].copy_from_slice(row);
         }
         drop(out);
         let count = batch.texts.len() as u64;
@@ -253,40 +257,15 @@ impl OnnxEmbedder {
         Ok(())
     }
 
-    fn run_options(&self) -> ort::Result<RunOptions<NoSelectedOutputs>> {
-        let mut options = RunOptions::new()?;
-        if self.shrink.swap(false, Ordering::Relaxed) {
-            let device = self.device.device.strip_prefix("cuda:").map(|id| format!("gpu:{id}"));
-            let arena = device.unwrap_or_else(|| "cpu:0".to_owned());
-            options.set("memory.enable_memory_arena_shrinkage", arena)?;
-        }
-        Ok(options)
-    }
-}
-
-impl Embedder for OnnxEmbedder {
-    fn info(&self) -> &EmbedderInfo {
-        &self.info
-    }
-
-    fn device(&self) -> DeviceReport {
-        self.device.clone()
-    }
-
-    fn count_tokens(&self, texts: &[&str], out: &mut [u32]) -> Result<()> {
-        self.tokenizer.count(texts, out)
-    }
-
-    fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()> {
-        self.info.check_call(texts, out)?;
-        let mut packed = Packed::default();
-        for texts in texts.chunks(TOKENIZED_TEXTS) {
-            cx.check()?;
-            for text in texts {
-                self.tokenizer.encode(text, role, &mut packed.ids)?;
-                packed.ends.push(packed.ids.len());
-            }
-        }
+    /// Computes what `out`, `[texts, width]`, is to hold; texts without tokens get zeros.
+    fn compute(
+        &self,
+        cx: &dyn CallContext,
+        packed: &Packed,
+        firsts: Option<&[usize]>,
+        out: &mut [f32],
+        width: usize,
+    ) -> Result<()> {
         out.fill(0.0);
         let lengths: Vec<usize> = packed.texts().map(<[u32]>::len).collect();
         let batches = batch::plan(&lengths, self.info.max_batch, lock(&self.pool).budget());
@@ -294,9 +273,11 @@ impl Embedder for OnnxEmbedder {
         let options = self.run_options().map_err(|error| error::of_runtime("refuses a run", &error))?;
         let call = Call {
             cx,
-            packed: &packed,
+            packed,
+            firsts,
             waiting: Mutex::new(batches.into()),
             out: Mutex::new(out),
+            width,
             options,
             done: AtomicU64::new(0),
         };
@@ -326,8 +307,71 @@ impl Embedder for OnnxEmbedder {
         })
     }
 
+    fn run_options(&self) -> ort::Result<RunOptions<NoSelectedOutputs>> {
+        let mut options = RunOptions::new()?;
+        if self.shrink.swap(false, Ordering::Relaxed) {
+            let device = self.device.device.strip_prefix("cuda:").map(|id| format!("gpu:{id}"));
+            let arena = device.unwrap_or_else(|| "cpu:0".to_owned());
+            options.set("memory.enable_memory_arena_shrinkage", arena)?;
+        }
+        Ok(options)
+    }
+}
+
+impl Embedder for OnnxEmbedder {
+    fn info(&self) -> &EmbedderInfo {
+        &self.info
+    }
+
+    fn device(&self) -> DeviceReport {
+        self.device.clone()
+    }
+
+    fn count_tokens(&self, texts: &[&str], out: &mut [u32]) -> Result<()> {
+        self.tokenizer.count(texts, out)
+    }
+
+    fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()> {
+        self.folder.check_makes_vectors()?;
+        self.info.check_call(texts, out)?;
+        let mut packed = Packed::default();
+        for texts in texts.chunks(TOKENIZED_TEXTS) {
+            cx.check()?;
+            for text in texts {
+                self.tokenizer.encode(text, role, &mut packed.ids)?;
+                packed.ends.push(packed.ids.len());
+            }
+        }
+        self.compute(cx, &packed, None, out, self.info.dim)
+    }
+
+    fn rerank(&self, cx: &dyn CallContext, query: &str, passages: &[&str], scores: &mut [f32]) -> Result<()> {
+        if !self.folder.spec.judges_pairs {
+            let message =
+                format!("the model {} makes vectors and does not judge pairs of texts", self.info.model);
+            return Err(Error::new(ErrorCode::UNSUPPORTED, message));
+        }
+        let (count, most) = (passages.len(), self.info.max_batch);
+        if count > most || count != scores.len() {
+            let message = format!("{count} passages, {} scores; at most {most} in one call", scores.len());
+            return Err(Error::invalid_input(message));
+        }
+        let (mut packed, mut firsts) = (Packed::default(), Vec::with_capacity(count));
+        for passages in passages.chunks(TOKENIZED_TEXTS) {
+            cx.check()?;
+            for passage in passages {
+                firsts.push(self.tokenizer.encode_pair(query, passage, &mut packed.ids)?);
+                packed.ends.push(packed.ids.len());
+            }
+        }
+        self.compute(cx, &packed, Some(&firsts), scores, 1)
+    }
+
     fn warm_up(&self, cx: &dyn CallContext) -> Result<()> {
         // Kernels of a GPU are made ready with the first run.
+        if self.folder.spec.judges_pairs {
+            return self.rerank(cx, "warm", &["up"], &mut [0.0]);
+        }
         self.embed(cx, &["warm up"], Role::Query, &mut vec![0.0; self.info.dim])
     }
 

@@ -9,6 +9,7 @@
 //! memory of a device and of what failed there.
 
 mod batch;
+mod classifier;
 mod cuda;
 mod embedder;
 mod error;

@@ -1,8 +1,9 @@
 //! The sessions of an embedder: how they are made, where their nodes run, and one run.
 use crate::{
     batch::{Batch, Inputs, tokens},
+    classifier::{Classifier, logistic},
     error,
-    graph::{INPUT_IDS, LENGTHS, POOLED, POOLING},
+    graph::{INPUT_IDS, LENGTHS, POOLED, POOLING, TOKEN_TYPES},
     pool::Usage,
     runtime::Runtime,
     source::{Feed, Source},
@@ -30,12 +31,12 @@ use std::{
 const CUDA_PROVIDER: &str = "CUDAExecutionProvider";
 
 /// How a session is fed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Form {
-    /// As `graph` says.
-    Network,
+    /// As `graph` says, with token types or without; the classifier is that of a model which judges pairs.
+    Network { types: bool, classifier: Option<Classifier> },
     /// An ONNX file: its inputs, whether each takes i64 or i32, and the output that is read, which
-    /// holds the states of all tokens or one vector a text.
+    /// holds the states of all tokens, one vector a text, or the logit of a pair.
     File { inputs: Vec<(String, Feed, bool)>, output: String, states: bool },
 }
 
@@ -84,7 +85,7 @@ impl Sessions {
         threads: usize,
     ) -> Result<Self> {
         let mut streams = Vec::with_capacity(count);
-        let mut form = Form::Network;
+        let mut form = Form::Network { types: false, classifier: None };
         for _ in 0..count {
             let options = options(runtime, target, (threads / count).max(1))
                 .map_err(|error| error::of_runtime("refuses the settings of a session", &error))?;
@@ -113,8 +114,9 @@ impl Sessions {
         self.placement.iter().max_by_key(|(_, nodes)| **nodes).map_or("", |(provider, _)| provider)
     }
 
-    /// Runs a batch, once a session is free. Gives the unit vectors, `[texts, dim]`, and the state of
-    /// the session's allocator.
+    /// Runs a batch, once a session is free. Gives the unit vectors, `[texts, dim]`, or the scores of the pairs,
+    /// `[texts]`, and the state of the session's allocator. `firsts` are the tokens of type 0 of each text of the
+    /// call; without it all are.
     ///
     /// # Errors
     /// `OUT_OF_MEMORY` where a smaller batch may succeed, and what ONNX Runtime says.
@@ -123,9 +125,10 @@ impl Sessions {
         folder: &ModelFolder,
         batch: &Batch,
         packed: &Packed,
+        firsts: Option<&[usize]>,
         options: &RunOptions<NoSelectedOutputs>,
     ) -> Result<(Vec<f32>, Usage)> {
-        let inputs = Inputs::new(batch, packed, folder.spec.pooling);
+        let inputs = Inputs::new(batch, packed, firsts, folder.spec.pooling);
         let taken = self.take();
         let mut stream = self.streams[taken.at].lock().unwrap_or_else(PoisonError::into_inner);
         let vectors = stream.run(&self.form, folder, batch, packed, &inputs, options)?;
@@ -274,12 +277,22 @@ impl Stream {
         inputs: &Inputs,
     ) -> ort::Result<Vec<(String, SessionInputValue<'static>)>> {
         let (texts, width) = (batch.texts.len(), batch.width);
-        let Form::File { inputs: wanted, .. } = form else {
-            return Ok(vec![
-                (INPUT_IDS.to_owned(), self.tensor(vec![texts, width], inputs.ids.clone())?),
-                (LENGTHS.to_owned(), self.tensor(vec![texts], inputs.lengths.clone())?),
-                (POOLING.to_owned(), self.tensor(vec![texts, 1, width], inputs.pooling.clone())?),
-            ]);
+        let wanted = match form {
+            Form::File { inputs, .. } => inputs,
+            Form::Network { types, .. } => {
+                let mut fed = vec![
+                    (INPUT_IDS.to_owned(), self.tensor(vec![texts, width], inputs.ids.clone())?),
+                    (LENGTHS.to_owned(), self.tensor(vec![texts], inputs.lengths.clone())?),
+                    (POOLING.to_owned(), self.tensor(vec![texts, 1, width], inputs.pooling.clone())?),
+                ];
+                if *types {
+                    fed.push((
+                        TOKEN_TYPES.to_owned(),
+                        self.tensor(vec![texts, width], inputs.types.clone())?,
+                    ));
+                }
+                return Ok(fed);
+            }
         };
         let each = |value: &dyn Fn(usize, usize) -> i32| -> Vec<i32> {
             (0..texts * width).map(|at| value(at / width, at % width)).collect()
@@ -290,7 +303,7 @@ impl Stream {
                 let data = match feed {
                     Feed::Ids => inputs.ids.clone(),
                     Feed::Mask => each(&|text, at| i32::from((at as i32) < inputs.lengths[text])),
-                    Feed::TokenTypes => vec![0; texts * width],
+                    Feed::TokenTypes => inputs.types.clone(),
                     Feed::Positions => each(&|_, at| at as i32),
                 };
                 let shape = vec![texts, width];
@@ -317,7 +330,7 @@ impl Stream {
         let values = self.feed(form, batch, inputs).map_err(|error| failed(&error))?;
         let outputs = self.session.run_with_options(values, options).map_err(|error| failed(&error))?;
         let (name, states) = match form {
-            Form::Network => (POOLED, false),
+            Form::Network { .. } => (POOLED, false),
             Form::File { output, states, .. } => (output.as_str(), *states),
         };
         let output = outputs
@@ -326,10 +339,21 @@ impl Stream {
         let (shape, data) = output.try_extract_tensor::<f32>().map_err(|error| failed(&error))?;
         let texts = batch.texts.len();
         let rows = if states { texts * batch.width } else { texts };
-        let (dim, hidden) = (folder.spec.dim, data.len() / rows);
+        // Of a pair an ONNX file gives the logit itself.
+        let judged = folder.spec.judges_pairs;
+        let classifier = match form {
+            Form::Network { classifier, .. } => classifier.as_ref(),
+            Form::File { .. } => None,
+        };
+        let dim = if judged && classifier.is_none() { 1 } else { folder.spec.dim };
+        let hidden = data.len() / rows;
         if data.len() != rows * hidden || hidden < dim || shape.first() != Some(&(texts as i64)) {
             let message = format!("the network gave {shape:?} for {texts} texts of {} tokens", batch.width);
             return Err(Error::new(ErrorCode::CORRUPT_DATA, message));
+        }
+        if judged {
+            let logit = |data: &[f32]| classifier.map_or(data[0], |classifier| classifier.logit(data));
+            return Ok(data.chunks_exact(hidden).map(|data| logistic(logit(data))).collect());
         }
         let mut vectors = vec![0.0; texts * dim];
         let of_texts = data.chunks_exact(data.len() / texts).zip(&batch.texts);

@@ -1,6 +1,6 @@
 //! What of a model's folder is run: a network that is built from its tensors, or an ONNX file.
-use crate::{error, graph, options::Precision, sessions::Form};
-use magray_model::{Architecture, ModelFolder, WeightFiles, Weights};
+use crate::{classifier::Classifier, error, graph, options::Precision, sessions::Form};
+use magray_model::{Architecture, ModelFolder, Spec, WeightFiles, Weights};
 use magray_plugin_api::{Error, ErrorCode, Result};
 use ort::{
     session::{Session, builder::SessionBuilder},
@@ -92,7 +92,15 @@ impl Source {
                 let session = model.into_session(&options).map_err(|error| {
                     error::of_runtime(&format!("cannot run the model {}", folder.name), &error)
                 })?;
-                Ok((session, Form::Network))
+                let types = graph::takes_types(&folder.spec);
+                let classifier = match folder.spec.architecture.hidden() {
+                    Some(hidden) if folder.spec.judges_pairs => Some(
+                        Classifier::read(weights, hidden)
+                            .map_err(|error| error_of(folder, error.code(), error.message()))?,
+                    ),
+                    _ => None,
+                };
+                Ok((session, Form::Network { types, classifier }))
             }
             Self::File { path, .. } => {
                 let session = options.commit_from_file(path).map_err(|error| {
@@ -104,7 +112,7 @@ impl Source {
                     };
                     Error::new(code, error.message())
                 })?;
-                let form = form(&session, folder.spec.architecture.hidden()).map_err(|why| {
+                let form = form(&session, &folder.spec).map_err(|why| {
                     Error::new(ErrorCode::UNSUPPORTED, format!("{}: {why}", path.display()))
                 })?;
                 Ok((session, form))
@@ -138,7 +146,7 @@ pub(crate) enum Feed {
 }
 
 /// How a session of an ONNX file is fed, or why it cannot be.
-fn form(session: &Session, hidden: Option<usize>) -> std::result::Result<Form, String> {
+fn form(session: &Session, spec: &Spec) -> std::result::Result<Form, String> {
     let mut inputs = Vec::new();
     for input in session.inputs() {
         let feed = match input.name() {
@@ -171,6 +179,15 @@ fn form(session: &Session, hidden: Option<usize>) -> std::result::Result<Form, S
     let rank =
         |rank: usize| move |output: &&Outlet| tensor(output) == Some((TensorElementType::Float32, rank));
     let outputs = || session.outputs().iter();
+    if spec.judges_pairs {
+        let is_one = |output: &&Outlet| match output.dtype() {
+            ValueType::Tensor { shape, .. } => shape.last().is_some_and(|&width| width == 1 || width < 0),
+            _ => false,
+        };
+        let output = outputs().filter(rank(2)).find(is_one).ok_or("it has no output logits f32[batch, 1]")?;
+        return Ok(Form::File { inputs, output: output.name().to_owned(), states: false });
+    }
+    let hidden = spec.architecture.hidden();
     // States of the tokens are pooled here, as the model's files say; a vector is taken as it is.
     let output = outputs()
         .find(rank(3))

@@ -54,6 +54,9 @@ pub struct Spec {
     pub max_tokens: usize,
     /// Width of the vectors: that of the network, or less (Matryoshka).
     pub dim: usize,
+    /// Whether a classifier after the network judges pairs of texts (a cross-encoder), so that there are no vectors.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub judges_pairs: bool,
 }
 
 /// What goes before each text, by its role.
@@ -146,6 +149,20 @@ impl ModelFolder {
             .map_err(|error| Error::new(error.code(), format!("model {}: {}", self.name, error.message())))
     }
 
+    /// Refuses a model that makes no vectors.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` for a cross-encoder.
+    pub fn check_makes_vectors(&self) -> Result<()> {
+        if self.spec.judges_pairs {
+            return Err(unsupported(format!(
+                "the model {} judges pairs of texts and makes no vectors; it can rerank, by the backend onnx",
+                self.name
+            )));
+        }
+        Ok(())
+    }
+
     /// Digest of everything that decides a vector: network, weights, vocabulary, pooling, prefixes,
     /// maximal length, width. Reads the weights, unless the folder's [`Manifest`] vouches for them.
     ///
@@ -216,15 +233,33 @@ fn read(dir: &Path, overrides: &Overrides) -> Result<ModelFolder> {
             return Err(Error::new(ErrorCode::INVALID_CONFIG, message));
         }
     };
+    let judges_pairs = judges_pairs(&config)?;
     let spec = Spec {
-        pooling: pooling(dir, &architecture)?,
+        pooling: if judges_pairs { Pooling::Cls } else { pooling(dir, &architecture)? },
         prefixes: prefixes(dir, overrides)?,
         max_tokens: max_tokens(dir, &architecture, overrides)?,
         architecture,
         dim,
+        judges_pairs,
     };
     let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
     Ok(ModelFolder { dir: dir.to_owned(), name, spec, weights, onnx })
+}
+
+/// Whether the network ends in a classifier of one class, by the name of the class that saved it.
+fn judges_pairs(config: &Value) -> Result<bool> {
+    let classes = config["architectures"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    if !classes.into_iter().any(|class| class.ends_with("ForSequenceClassification")) {
+        return Ok(false);
+    }
+    let labels = config["id2label"].as_object().map(serde_json::Map::len);
+    // transformers assumes two classes where the file does not say.
+    match labels.or_else(|| size(&config["num_labels"])).unwrap_or(2) {
+        1 => Ok(true),
+        labels => Err(unsupported(format!(
+            "it sorts texts into {labels} classes; one that reranks has a single class"
+        ))),
+    }
 }
 
 fn weight_files(dir: &Path) -> Result<(WeightFiles, Option<String>)> {

@@ -103,6 +103,29 @@ impl Tokenizer {
         }
     }
 
+    /// Appends the ids of `query` and `passage` as a model that reads the two together takes them: both with
+    /// special tokens, cut to the limit at the end of whichever is longer. Returns how many of the ids are of
+    /// token type 0; the others, if any, come after them and are of type 1.
+    ///
+    /// # Errors
+    /// `INTERNAL` where the tokenizer fails.
+    pub fn encode_pair(&self, query: &str, passage: &str, ids: &mut Vec<u32>) -> Result<usize> {
+        let mut bytes = self.max_tokens.saturating_mul(BYTES_PER_TOKEN);
+        loop {
+            let heads = (head(query, bytes), head(passage, bytes));
+            let whole = heads.0.len() == query.len() && heads.1.len() == passage.len();
+            let encoding = self
+                .tokenizer
+                .encode_fast(heads, true)
+                .map_err(|error| Error::new(ErrorCode::INTERNAL, format!("the tokenizer failed: {error}")))?;
+            if whole || encoding.len() >= self.max_tokens {
+                ids.extend_from_slice(encoding.get_ids());
+                return Ok(encoding.get_type_ids().iter().take_while(|&&kind| kind == 0).count());
+            }
+            bytes = bytes.saturating_mul(4);
+        }
+    }
+
     /// The ids of several texts.
     ///
     /// # Errors

@@ -72,7 +72,7 @@ impl Weights {
     /// Whether there is a tensor of this name, which stands without the prefix of the class that
     /// saved it (`bert.`, `model.`, ...).
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(&format!("{}{name}", self.prefix))
+        self.tensors.contains_key(&format!("{}{name}", self.prefix)) || self.tensors.contains_key(name)
     }
 
     /// The shape of a tensor, where there is one of this name.
@@ -119,8 +119,12 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::f32`].
-    pub fn view(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>> {
-        let name = format!("{}{name}", self.prefix);
+    pub fn view(&self, bare: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>> {
+        let mut name = Cow::Owned(format!("{}{bare}", self.prefix));
+        // What stands beside the network, such as a classifier, has no prefix.
+        if !self.tensors.contains_key(&*name) && self.tensors.contains_key(bare) {
+            name = bare.into();
+        }
         let tensor = self.tensor(&name, shape)?;
         let bytes = &self.maps[tensor.map][tensor.bytes.clone()];
         let numbers = match as_f32(bytes, tensor.dtype) {

@@ -61,6 +61,7 @@ impl TransformerEmbedder {
     /// As `CreateEmbedder::create`.
     pub(crate) fn open(dir: &Path, options: CpuOptions, host: &'static dyn Host) -> Result<Self> {
         let folder = ModelFolder::open(dir, &options.overrides)?;
+        folder.check_makes_vectors()?;
         let engine = engine(options.precision, head_dim(&folder.spec.architecture))?;
         let digests = folder.digests()?;
         let weights = Weights::open(&folder)?;

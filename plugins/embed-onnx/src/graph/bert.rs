@@ -1,6 +1,6 @@
 //! Encoders of the BERT family: BERT, XLM-R, MPNet.
 use super::{
-    INPUT_IDS, LENGTHS,
+    INPUT_IDS, LENGTHS, TOKEN_TYPES,
     builder::{Builder, CONTRIB, ONNX, attribute},
     int8::{Blocks, Columns, Quantizer},
 };
@@ -29,25 +29,27 @@ const MPNET: Names = Names {
     norm: "attention.LayerNorm",
 };
 
-/// Builds the network, in f32 or with its linear layers in int8.
+/// Builds the network, in f32 or with its linear layers in int8; one that takes pairs of texts is told the types of
+/// the tokens, where it knows any.
 ///
 /// # Errors
 /// `CORRUPT_DATA` where a tensor is missing or has another shape.
-pub(super) fn bert(bert: &Bert, weights: &Weights, int8: bool) -> Result<Model> {
+pub(super) fn bert(bert: &Bert, pairs: bool, weights: &Weights, int8: bool) -> Result<Model> {
     let mut builder = Builder::new(weights)?;
     let quantizer = if int8 { Some(Quantizer::new(&mut builder)?) } else { None };
-    let mut network = Network { builder, bert, quantizer };
+    let mut network = Network { builder, bert, pairs, quantizer };
     let mut states = network.embeddings()?;
     let bias = network.relative_bias()?;
     for layer in 0..bert.layers {
         states = network.layer(&format!("encoder.layer.{layer}"), &states, bias.as_deref())?;
     }
-    network.builder.finish(&states, bert.hidden)
+    network.builder.finish(&states, bert.hidden, pairs && bert.token_types)
 }
 
 struct Network<'a> {
     builder: Builder<'a>,
     bert: &'a Bert,
+    pairs: bool,
     /// In int8 networks.
     quantizer: Option<Quantizer>,
 }
@@ -74,21 +76,28 @@ impl Network<'_> {
         let words = self.builder.table("embeddings.word_embeddings.weight", [vocab, hidden])?;
         let weights = self.builder.weights;
         let mut table = weights.f32("embeddings.position_embeddings.weight", &[positions, hidden])?;
-        // The operator counts positions from 0, and every token is of type 0.
+        // The operator counts positions from 0.
         table.drain(..first_position * hidden);
+        let (mut types, mut type_table) = ("", String::new());
         if token_types {
             let name = "embeddings.token_type_embeddings.weight";
-            let types = weights.shape(name).and_then(|shape| shape.first().copied()).unwrap_or(1);
-            let types = weights.f32(name, &[types.max(1), hidden])?;
-            for row in table.chunks_exact_mut(hidden) {
-                row.iter_mut().zip(&types).for_each(|(x, added)| *x += added);
+            let count = weights.shape(name).and_then(|shape| shape.first().copied()).unwrap_or(1).max(1);
+            if self.pairs {
+                types = TOKEN_TYPES;
+                type_table = self.builder.tensor(name, &[count, hidden])?;
+            } else {
+                // Every token is of type 0.
+                let added = weights.f32(name, &[count, hidden])?;
+                for row in table.chunks_exact_mut(hidden) {
+                    row.iter_mut().zip(&added).for_each(|(x, added)| *x += added);
+                }
             }
         }
         let shape = [positions - first_position, hidden];
         let table = self.builder.constant("positions", &shape, &table)?;
         let [gamma, beta] = self.norm("embeddings.LayerNorm")?;
         let epsilon = attribute("epsilon", self.bert.layer_norm_eps)?;
-        let inputs = [INPUT_IDS, "", &words, &table, "", &gamma, &beta];
+        let inputs = [INPUT_IDS, types, &words, &table, &type_table, &gamma, &beta];
         // The second output is a mask that nothing reads; the operator insists on it.
         let outputs = ["embeddings", "embeddings.mask"];
         self.builder.node_of(CONTRIB, "EmbedLayerNormalization", &inputs, &outputs, [epsilon])?;

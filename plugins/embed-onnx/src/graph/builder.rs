@@ -1,4 +1,4 @@
-use super::{INPUT_IDS, LENGTHS, POOLED, POOLING};
+use super::{INPUT_IDS, LENGTHS, POOLED, POOLING, TOKEN_TYPES};
 use crate::error;
 use magray_model::Weights;
 use magray_plugin_api::{Error, ErrorCode, Result};
@@ -157,8 +157,8 @@ impl<'w> Builder<'w> {
         self.graph.add_node(node).map_err(failed)
     }
 
-    /// Sums the states, `[batch, seq, hidden]`, into the output.
-    pub(super) fn finish(mut self, states: &str, hidden: usize) -> Result<Model> {
+    /// Sums the states, `[batch, seq, hidden]`, into the output; `types` says whether the network takes types.
+    pub(super) fn finish(mut self, states: &str, hidden: usize, types: bool) -> Result<Model> {
         self.node(ONNX, "MatMul", &[POOLING, states], POOLED, [])?;
         let number = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
         let value = |name: &str, ty, dimensions: &[(i64, &str)]| {
@@ -170,13 +170,15 @@ impl<'w> Builder<'w> {
         let (batch, seq, one) = ((-1, "batch"), (-1, "seq"), (1, ""));
         let int = TensorElementType::Int32;
         let float = TensorElementType::Float32;
-        self.graph
-            .set_inputs([
-                value(INPUT_IDS, int, &[batch, seq]),
-                value(LENGTHS, int, &[batch]),
-                value(POOLING, float, &[batch, one, seq]),
-            ])
-            .map_err(failed)?;
+        let mut inputs = vec![
+            value(INPUT_IDS, int, &[batch, seq]),
+            value(LENGTHS, int, &[batch]),
+            value(POOLING, float, &[batch, one, seq]),
+        ];
+        if types {
+            inputs.push(value(TOKEN_TYPES, int, &[batch, seq]));
+        }
+        self.graph.set_inputs(inputs).map_err(failed)?;
         self.graph
             .set_outputs([value(POOLED, float, &[batch, one, (number(hidden), "")])])
             .map_err(failed)?;

@@ -6,7 +6,8 @@
 //!
 //! - `input_ids`: i32 `[batch, seq]`, padded on the right with any id;
 //! - `lengths`: i32 `[batch]`, tokens of each sequence;
-//! - `pooling`: f32 `[batch, 1, seq]`, how much each token's state counts.
+//! - `pooling`: f32 `[batch, 1, seq]`, how much each token's state counts;
+//! - `token_types`: i32 `[batch, seq]`, only where the model judges pairs of texts and knows types.
 //!
 //! Output: `pooled`, f32 `[batch, 1, hidden]`, the sum of the states by these weights. Its length is
 //! arbitrary.
@@ -23,6 +24,7 @@ use ort::editor::Model;
 pub(crate) const INPUT_IDS: &str = "input_ids";
 pub(crate) const LENGTHS: &str = "lengths";
 pub(crate) const POOLING: &str = "pooling";
+pub(crate) const TOKEN_TYPES: &str = "token_types";
 pub(crate) const POOLED: &str = "pooled";
 
 /// Whether the network of a model can be built.
@@ -31,6 +33,11 @@ pub(crate) fn is_known(architecture: &Architecture) -> bool {
         Architecture::Bert(_) | Architecture::Qwen3(_) => true,
         Architecture::Static => false,
     }
+}
+
+/// Whether the network of a model takes `token_types`.
+pub(crate) fn takes_types(spec: &Spec) -> bool {
+    spec.judges_pairs && matches!(&spec.architecture, Architecture::Bert(bert) if bert.token_types)
 }
 
 /// Builds the network of a model from its tensors, in f32 or with its linear layers in int8. Tensors that are used as
@@ -44,7 +51,7 @@ pub(crate) fn is_known(architecture: &Architecture) -> bool {
 /// not known.
 pub(crate) unsafe fn build(spec: &Spec, weights: &Weights, int8: bool) -> Result<Model> {
     match &spec.architecture {
-        Architecture::Bert(bert) => bert::bert(bert, weights, int8),
+        Architecture::Bert(bert) => bert::bert(bert, spec.judges_pairs, weights, int8),
         Architecture::Qwen3(qwen) => qwen3::qwen3(qwen, spec.max_tokens, weights, int8),
         Architecture::Static => {
             Err(Error::new(ErrorCode::UNSUPPORTED, "a static model is no network; the backend cpu runs it"))

@@ -23,7 +23,7 @@ pub(super) fn qwen3(qwen: &Qwen3, max_tokens: usize, weights: &Weights, int8: bo
         states = network.layer(&format!("layers.{layer}"), &states, &shared)?;
     }
     let states = network.norm(&states, "norm", qwen.hidden)?;
-    network.builder.finish(&states, qwen.hidden)
+    network.builder.finish(&states, qwen.hidden, false)
 }
 
 struct Network<'a> {

@@ -1,5 +1,6 @@
 //! Real models on a real ONNX Runtime.
 #![expect(clippy::unwrap_used, reason = "a test")]
+mod rerank;
 mod support;
 
 use magray_embed_onnx::{Options, Precision};

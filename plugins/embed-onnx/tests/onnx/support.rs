@@ -5,7 +5,7 @@ use magray_plugin_api::{CreateEmbedder, Result};
 use magray_plugin_testkit::HOST;
 use std::path::PathBuf;
 
-fn text(path: PathBuf) -> String {
+pub(crate) fn text(path: PathBuf) -> String {
     path.into_os_string().into_string().unwrap()
 }
 
