@@ -131,14 +131,12 @@ impl World {
         let sync = SyncOptions {
             seal_after: 50,
             max_age: Duration::from_secs(300),
-            immediate: false,
             batch_size: 1000,
             merge_factor: 8,
             partition_max: 1_000_000,
             compact_percent: 20,
             recall_target: 0.0,
             search_threads: 2,
-            worker_threads: 1,
         };
         let options = IndexOptions {
             database: self.store.id().expect("an id"),

@@ -15,4 +15,5 @@ pub mod memory;
 pub mod models;
 pub mod plugins;
 pub mod resources;
+pub mod services;
 pub mod store;

@@ -24,6 +24,7 @@ mod stats;
 mod sync;
 mod terminal;
 mod view;
+mod watch;
 mod whole_file;
 
 use crate::{

@@ -3,6 +3,7 @@ use super::{
     args::Global,
     open,
     terminal::{BOLD, Terminal, WithProgress},
+    watch,
 };
 use crate::{
     engine::{Engine, EngineError},
@@ -17,16 +18,25 @@ use serde::Serialize;
 /// There is no need to: every command does what is due after its answer, and a search finds each change
 /// at once whether it is built in or not. After much was written, `magray sync --all` makes the next
 /// searches as fast as can be.
+///
+/// With --watch it goes on until Ctrl-C and does what [background] of the configuration says, for every
+/// process that writes to the data folder: builds changes in, merges, drops records past their time, embeds
+/// what has no vector, checks searches and files. It says what it did, by lines of JSON with --json, and with
+/// --quiet nothing. Several may watch one folder.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   magray sync
   magray sync --all
+  magray sync --watch
   magray --index hnsw sync --all --layer assets --json")]
 pub(super) struct Sync {
     /// Also what is not due yet by the thresholds of [memory.sync]
     #[arg(long)]
     all: bool,
+    /// Go on until Ctrl-C, and do all other background work too
+    #[arg(long, conflicts_with_all = ["all", "layer"])]
+    watch: bool,
     /// Only this layer
     #[arg(long, value_name = "LAYER", value_parser = args::layer())]
     layer: Option<Layer>,
@@ -53,6 +63,9 @@ pub(super) struct Summary {
 
 impl Sync {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
+        if self.watch {
+            return watch::run(global, terminal);
+        }
         let engine = open(global, terminal)?;
         let extent = if self.all { Extent::All } else { Extent::Due { step_rows: u64::MAX } };
         if run_sync(&engine, terminal, self.layer, extent)?.busy {

@@ -36,7 +36,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 #[derive(Debug)]
 pub(super) struct Terminal {
     pub(super) json: bool,
-    quiet: bool,
+    pub(super) quiet: bool,
     verbose: u8,
     logging: OnceLock<()>,
 }
@@ -52,10 +52,16 @@ impl Terminal {
     /// From here on the first Ctrl-C lets the command finish what it has begun to store; a second
     /// one ends it at once, which loses nothing either.
     pub(super) fn stop_gently(&self) {
-        let handled = ctrlc::set_handler(|| {
+        self.on_interrupt(|| {});
+    }
+
+    /// The same, and the first one is told to `interrupted`.
+    pub(super) fn on_interrupt(&self, interrupted: impl Fn() + Send + 'static) {
+        let handled = ctrlc::set_handler(move || {
             if INTERRUPTED.swap(true, Ordering::Relaxed) {
                 std::process::exit(i32::from(super::INTERRUPTED));
             }
+            interrupted();
         });
         if let Err(error) = handled {
             tracing::debug!("Ctrl-C ends the program at once: {error}");

@@ -4,6 +4,7 @@
 //! (`tree`), keys that do not exist are taken out (`shape`), the trees are laid over one another and typed
 //! (`decode`, `schema`).
 
+mod background;
 mod decode;
 mod error;
 mod overrides;
@@ -17,6 +18,7 @@ mod tests;
 mod tree;
 mod values;
 
+pub use background::Background;
 pub use error::{ConfigError, Problem};
 pub use profile::{Profile, Profiles, Selected};
 pub use render::render_resolved;

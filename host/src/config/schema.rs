@@ -1,6 +1,7 @@
 //! The settings, typed. `config/default.toml` gives every one its default and tells users about it.
 
 use super::{
+    background::Background,
     profile::{Profiles, Selected, shared},
     sync::Sync,
     values::{Folder, Sha256, Ttl, name, share, whole},
@@ -20,6 +21,8 @@ pub struct Config {
     pub ai: Ai,
     /// Layers of memory and what searches them.
     pub memory: Memory,
+    /// The work of a process that lives long.
+    pub background: Background,
     /// The database.
     pub store: Store,
     /// Where plugins come from and which are trusted.
@@ -206,6 +209,8 @@ pub struct GpuConfig {
 pub struct Memory {
     /// Layer of a new record that names none.
     pub default_layer: DefaultLayer,
+    /// How long a session that nobody continues is remembered.
+    pub session_idle: Ttl,
     /// The layers.
     pub layers: Layers,
     /// Vector search.

@@ -136,6 +136,17 @@ impl EmbeddingCache {
         self.disk.as_ref().map(|disk| &disk.cache)
     }
 
+    /// Drops what is out of date from both levels. Returns how many vectors went.
+    pub fn trim(&self) -> u64 {
+        let expired = {
+            let mut held = self.held();
+            let expired = held.evict(0, self.now_ms());
+            held.counts.expired += expired;
+            expired
+        };
+        expired + self.disk().and_then(DiskCache::trim).unwrap_or(0)
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

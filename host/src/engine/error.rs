@@ -1,4 +1,7 @@
-use crate::{embedding::EmbeddingError, indexing::IndexError, plugins::PluginError, store::StoreError};
+use crate::{
+    embedding::EmbeddingError, indexing::IndexError, plugins::PluginError, services::ServiceError,
+    store::StoreError,
+};
 use magray_plugin_api::ErrorCode;
 use std::{io, path::PathBuf};
 
@@ -14,6 +17,8 @@ pub enum EngineError {
     Embedding(EmbeddingError),
     #[error(transparent)]
     Index(IndexError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     /// The request itself cannot be.
     #[error("{0}")]
     Invalid(String),

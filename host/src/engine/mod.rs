@@ -1,6 +1,7 @@
 //! The one facade that the command line, and every later way in, uses.
 mod add;
 mod backends;
+mod background;
 mod backup;
 mod error;
 mod index_files;
@@ -8,11 +9,13 @@ mod model;
 mod reembed;
 mod room;
 mod search;
+mod session;
 mod setup;
 mod transfer;
 mod upkeep;
 
 pub use add::NewMemory;
+pub use background::Background;
 pub use backup::{BackupReport, RestoreReport};
 pub use error::EngineError;
 pub use index_files::{FileReport, IndexProgress, IndexReport, IndexRequest};
@@ -27,11 +30,13 @@ use crate::{
     embedding::{CacheLimits, Embedding, EmbeddingCache, Gate},
     indexing::{IndexOptions, Indexes, SyncOptions},
     plugins::Plugins,
+    services::{Once, ServiceMetrics, Services},
     store::{self, Layer, SpaceId, Store, StoreOptions},
 };
 use magray_plugin_api::ComponentKind;
+use session::Shown;
 use std::{
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
@@ -41,10 +46,11 @@ use tempfile::TempDir;
 /// Threads: any number of calls at once. A call that needs the embedding backend loads it first.
 #[expect(missing_debug_implementations, reason = "backends have nothing to show")]
 pub struct Engine {
-    setup: Setup,
+    setup: Arc<Setup>,
     store: Arc<Store>,
     plugins: Arc<Plugins>,
-    vectors: OnceLock<Box<Vectors>>,
+    /// What the others are made by, and are kept by where they are made later.
+    services: Services<EngineError>,
     /// Holds the database of one that is detached; goes last.
     scratch: Option<TempDir>,
 }
@@ -57,8 +63,12 @@ pub(crate) struct Vectors {
     pub(crate) index_backend: String,
     pub(crate) choice: ModelChoice,
     /// Those of the model that was switched to while these were in use.
-    next: OnceLock<Box<Vectors>>,
+    next: Loaded,
 }
+
+/// A place for the vectors of a model that is loaded when it is first needed.
+#[derive(Default)]
+struct Loaded(Once<Box<Vectors>>);
 
 impl Engine {
     /// Opens the store. Backends are loaded when they are first needed.
@@ -96,24 +106,56 @@ impl Engine {
         };
         let scratch = tempfile::tempdir().map_err(failed)?;
         let options = StoreOptions { durability: store::Durability::Normal, ..StoreOptions::default() };
-        let store = Arc::new(Store::open(&scratch.path().join("magray.db"), &options)?);
-        let plugins = Arc::new(setup.plugins());
-        Ok(Self { setup, store, plugins, vectors: OnceLock::new(), scratch: Some(scratch) })
+        let database = scratch.path().join("magray.db");
+        Self::build(setup, move |_| Ok(Arc::new(Store::open(&database, &options)?)), Some(scratch))
     }
 
     fn open_store(setup: Setup, read_only: bool) -> Result<Self, EngineError> {
-        let settings = &setup.config.store;
-        let options = StoreOptions {
-            durability: match settings.durability {
-                crate::config::Durability::Full => store::Durability::Full,
-                crate::config::Durability::Normal => store::Durability::Normal,
-            },
-            busy_timeout: Duration::from_millis(settings.busy_timeout_ms),
-            read_only,
+        let open = move |setup: &Setup| {
+            let settings = &setup.config.store;
+            let options = StoreOptions {
+                durability: match settings.durability {
+                    crate::config::Durability::Full => store::Durability::Full,
+                    crate::config::Durability::Normal => store::Durability::Normal,
+                },
+                busy_timeout: Duration::from_millis(settings.busy_timeout_ms),
+                read_only,
+            };
+            Ok(Arc::new(Store::open(&setup.database(), &options)?))
         };
-        let store = Arc::new(Store::open(&setup.database(), &options)?);
-        let plugins = Arc::new(setup.plugins());
-        Ok(Self { setup, store, plugins, vectors: OnceLock::new(), scratch: None })
+        Self::build(setup, open, None)
+    }
+
+    /// Puts the parts together. The store and the plugins are made now, side by side; a model and its indexes
+    /// when they are first needed, each with a cache of its own in memory; and what is known of a session when
+    /// that begins.
+    fn build(
+        setup: Setup,
+        open: impl Fn(&Setup) -> Result<Arc<Store>, EngineError> + Send + Sync + 'static,
+        scratch: Option<TempDir>,
+    ) -> Result<Self, EngineError> {
+        let idle = setup.config.memory.session_idle.duration();
+        let setup = Arc::new(setup);
+        let given = Arc::clone(&setup);
+        let services = Services::builder()
+            .singleton::<Arc<Setup>, ()>(move |()| Ok(Arc::clone(&given)))
+            .singleton::<Arc<Store>, (Arc<Setup>,)>(move |(setup,): (&Arc<Setup>,)| open(setup))
+            .singleton::<Arc<Plugins>, (Arc<Setup>,)>(|(setup,): (&Arc<Setup>,)| {
+                Ok(Arc::new(setup.plugins()))
+            })
+            .lazy::<Loaded, ()>(|()| Ok(Loaded::default()))
+            .transient::<EmbeddingCache, (Arc<Setup>, Arc<Plugins>)>(memory_cache)
+            .scoped::<Shown, ()>(|()| Ok(Shown::default()))
+            .scope_life(idle)
+            .build_and_warm_up()?;
+        let store = Arc::clone(services.get()?);
+        let plugins = Arc::clone(services.get()?);
+        Ok(Self { setup, store, plugins, services, scratch })
+    }
+
+    /// How often each part was asked for, and what that took.
+    pub fn service_metrics(&self) -> Vec<ServiceMetrics> {
+        self.services.metrics()
     }
 
     /// The records.
@@ -146,15 +188,9 @@ impl Engine {
     /// what must fit together. Those of a former model are kept, for whoever still uses them.
     pub(crate) fn vectors(&self) -> Result<&Vectors, EngineError> {
         let choice = self.model()?;
-        let mut place = &self.vectors;
+        let mut place = self.services.get::<Loaded>()?;
         loop {
-            let vectors = match place.get() {
-                Some(vectors) => vectors,
-                None => {
-                    let vectors = self.load(&choice, self.scratch.is_none())?;
-                    place.get_or_init(|| vectors)
-                }
-            };
+            let vectors = place.0.get_or_try_make(|| self.load(&choice, self.scratch.is_none()))?;
             if vectors.choice == choice {
                 return Ok(vectors);
             }
@@ -187,7 +223,7 @@ impl Engine {
             sync: self.sync_options(),
         };
         let indexes = Indexes::new(&options, &self.store, &self.plugins);
-        let (index_backend, choice, next) = (selected.name, choice.clone(), OnceLock::new());
+        let (index_backend, choice, next) = (selected.name, choice.clone(), Loaded::default());
         Ok(Box::new(Vectors { embedding, space, indexes, index_backend, choice, next }))
     }
 
@@ -197,30 +233,18 @@ impl Engine {
         SyncOptions {
             seal_after: sync.seal_after(),
             max_age: sync.max_age(),
-            immediate: sync.is_immediate(),
             batch_size: sync.batch_size(setup::total_memory()),
             merge_factor: sync.merge_factor,
             partition_max: sync.partition_max,
             compact_percent: sync.compact_percent,
             recall_target: config.memory.index.recall_target as f32,
             search_threads: config.plugins.thread_budget(),
-            worker_threads: sync.threads,
         }
     }
 
     fn cache(&self, on_disk: bool) -> Result<EmbeddingCache, EngineError> {
         let settings = &self.setup.config.memory.cache;
-        let selected = settings.selected();
-        let component = &selected.profile.plugin;
-        let options =
-            selected.options_json(&self.plugins.options_schema(ComponentKind::CachePolicy, component)?);
-        let policy = self.plugins.cache_policy(component, &options)?;
-        let max_entries = match settings.max_entries {
-            0 => usize::MAX,
-            entries => usize::try_from(entries).unwrap_or(usize::MAX),
-        };
-        let limits = CacheLimits { max_bytes: self.setup.cache_bytes(), max_entries };
-        let cache = EmbeddingCache::new(policy, limits);
+        let cache = self.services.make::<EmbeddingCache>()?;
         if !(on_disk && settings.disk) {
             return Ok(cache);
         }
@@ -246,6 +270,21 @@ impl Engine {
             Layer::Assets => &layers.assets,
         }
     }
+}
+
+/// A cache in memory for a model that is loaded.
+fn memory_cache((setup, plugins): (&Arc<Setup>, &Arc<Plugins>)) -> Result<EmbeddingCache, EngineError> {
+    let settings = &setup.config.memory.cache;
+    let selected = settings.selected();
+    let component = &selected.profile.plugin;
+    let options = selected.options_json(&plugins.options_schema(ComponentKind::CachePolicy, component)?);
+    let policy = plugins.cache_policy(component, &options)?;
+    let max_entries = match settings.max_entries {
+        0 => usize::MAX,
+        entries => usize::try_from(entries).unwrap_or(usize::MAX),
+    };
+    let limits = CacheLimits { max_bytes: setup.cache_bytes(), max_entries };
+    Ok(EmbeddingCache::new(policy, limits))
 }
 
 /// Milliseconds since 1970.

@@ -85,6 +85,8 @@ impl Engine {
             self.nearest(cx, vectors, &vector, request.k, &request.filter)?
         };
         let hits = self.fetch(cx, vectors, &vector, &hits, request.min_score)?;
+        let shown: Vec<RecordId> = hits.iter().map(|hit| hit.record.id).collect();
+        self.count_accesses(request.filter.session.as_deref(), &shown)?;
         Ok(SearchResponse {
             hits,
             backend,
@@ -145,7 +147,6 @@ impl Engine {
             .collect();
         let borrowed: Vec<&Record> = found.iter().map(|(_, record)| record).collect();
         let passages = best_passages(cx, &vectors.embedding, query, &borrowed)?;
-        self.store.touch(&ids, now_ms());
         let hits = found.into_iter().zip(passages);
         Ok(hits.map(|((score, record), passage)| SearchHit { score, record, passage }).collect())
     }

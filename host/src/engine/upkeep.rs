@@ -1,6 +1,7 @@
 use super::{Engine, EngineError, Vectors, now_ms};
 use crate::{
-    indexing::Extent,
+    indexing::{Extent, LayerSync},
+    resources::scheduler::Counts,
     store::{Record, RecordId},
 };
 use magray_plugin_api::CallContext;
@@ -12,18 +13,55 @@ const STEP_ROWS: u64 = 20_000;
 const BATCH: usize = 1024;
 
 impl Engine {
-    /// What a command leaves to be done after its answer: drops records past their time, seals what
-    /// waits to be sealed, and looks at a small part of the index files for damage.
+    /// What a command leaves to be done after its answer, of what a process that lives long does in the
+    /// background: drops records past their time, looks at a small part of the index files for damage, and seals
+    /// what waits to be sealed.
     ///
     /// # Errors
     /// [`EngineError`]; whatever the command itself did is done.
     pub fn upkeep(&self, cx: &dyn CallContext) -> Result<(), EngineError> {
-        self.store.expire(now_ms())?;
-        let indexes = self.indexes()?;
-        // By the clock, so that one command after the other comes to all of them.
-        indexes.scrub(now_ms().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16);
-        indexes.sync(cx, None, Extent::Due { step_rows: STEP_ROWS })?;
+        self.expire(cx)?;
+        self.scrub()?;
+        self.seal(cx)?;
         Ok(())
+    }
+
+    /// Drops records past their time.
+    pub(super) fn expire(&self, _: &dyn CallContext) -> Result<Counts, EngineError> {
+        Ok(vec![("record", self.store.expire(now_ms())? as u64)])
+    }
+
+    /// Looks at a part of an index file for damage. What is damaged is built anew by the next [`Self::seal`].
+    pub(super) fn scrub(&self) -> Result<Counts, EngineError> {
+        // By the clock, so that one command after the other comes to all of them.
+        self.indexes()?.scrub(now_ms().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16);
+        Ok(Counts::new())
+    }
+
+    /// Seals what is due, and merges what is small.
+    pub(super) fn seal(&self, cx: &dyn CallContext) -> Result<Counts, EngineError> {
+        self.sync_due(cx, STEP_ROWS)
+    }
+
+    /// The same, and merges whatever is due.
+    pub(super) fn merge(&self, cx: &dyn CallContext) -> Result<Counts, EngineError> {
+        self.sync_due(cx, u64::MAX)
+    }
+
+    fn sync_due(&self, cx: &dyn CallContext, step_rows: u64) -> Result<Counts, EngineError> {
+        let layers = self.indexes()?.sync(cx, None, Extent::Due { step_rows })?;
+        let sum = |count: fn(&LayerSync) -> u64| layers.iter().map(count).sum();
+        Ok(vec![("change", sum(|layer| layer.changes)), ("row", sum(|layer| layer.rows_written))])
+    }
+
+    /// Does a search again that waits for it, to know how well searches find what is near.
+    pub(super) fn recheck(&self, cx: &dyn CallContext) -> Result<Counts, EngineError> {
+        Ok(vec![("answer", self.indexes()?.recheck(cx)?)])
+    }
+
+    /// Drops cached embeddings that are out of date.
+    pub(super) fn trim_cache(&self, _: &dyn CallContext) -> Result<Counts, EngineError> {
+        Ok(vec![("embedding", self.embedding()?.cache().trim())])
     }
 
     /// How many records have no vector of the present model.

@@ -8,7 +8,6 @@ use super::{
     delta::{Block, Delta, best_first},
     error::IndexError,
     open::Opened,
-    recheck::Recheck,
     segment::Listed,
     snapshot::{self, Identity, Snapshot},
     tracker::{ChangeTracker, Due},
@@ -67,7 +66,8 @@ pub(super) struct LayerIndex {
     tracker: Mutex<ChangeTracker>,
     state: ArcSwapOption<State>,
     updating: Mutex<()>,
-    pub(super) recheck: Recheck,
+    /// When it was looked whether a search is wanted to be checked.
+    pub(super) looked: Mutex<Option<Instant>>,
 }
 
 /// What is asked.
@@ -107,8 +107,8 @@ pub(super) struct Part {
 impl LayerIndex {
     pub(super) fn new(settings: LayerSettings, store: Arc<Store>, plugins: Arc<Plugins>) -> Self {
         let tracker = Mutex::new(ChangeTracker::new(settings.sync.seal_after, settings.sync.max_age));
-        let (state, updating, recheck) = (ArcSwapOption::empty(), Mutex::new(()), Recheck::default());
-        Self { settings, store, plugins, tracker, state, updating, recheck }
+        let (state, updating, looked) = (ArcSwapOption::empty(), Mutex::new(()), Mutex::new(None));
+        Self { settings, store, plugins, tracker, state, updating, looked }
     }
 
     /// The vectors nearest to the query, best first, over everything that was committed before the call, by this process or any other.
@@ -122,7 +122,7 @@ impl LayerIndex {
         match self.search_state(cx, &state, query) {
             Ok(hits) => {
                 if query.filter.is_none() && !state.sealed.parts.is_empty() {
-                    self.recheck.offer(query.vector, &hits, query.k, state.head);
+                    self.offer(query.vector, &hits, query.k, state.head);
                 }
                 Ok(hits)
             }
@@ -231,18 +231,15 @@ impl LayerIndex {
     }
 
     /// Takes what a transaction of this process has committed, where the state is at the change before it.
-    /// Else the next search reads it from the log. Returns whether so much waits that it should be sealed.
-    pub(super) fn receive(&self, commit: &Commit) -> bool {
+    /// Else the next search reads it from the log.
+    pub(super) fn receive(&self, commit: &Commit) {
         // Not by waiting: this is the thread that writes.
-        let Ok(_updating) = self.updating.try_lock() else { return false };
-        let Some(state) = self.state.load_full() else { return false };
-        if state.head != commit.before {
-            return false;
+        let Ok(_updating) = self.updating.try_lock() else { return };
+        let Some(state) = self.state.load_full() else { return };
+        if state.head == commit.before {
+            let state = self.with_changes(&state, Arc::clone(&commit.changes));
+            self.state.store(Some(Arc::new(state)));
         }
-        let state = self.with_changes(&state, Arc::clone(&commit.changes));
-        let is_due = state.delta.len() as u64 >= self.settings.sync.seal_after;
-        self.state.store(Some(Arc::new(state)));
-        is_due
     }
 
     /// Another process has sealed, and what we hold beside our segments has grown.

@@ -2,7 +2,7 @@
 //! sequence number, so a search is right at once after another process has written.
 //!
 //! A layer's index is sealed segments and a delta (`layer.rs`). One writer seals and merges (`sync.rs`,
-//! `merge.rs`), in the background where the process lives long (`worker.rs`).
+//! `merge.rs`).
 mod delta;
 mod error;
 mod exact;
@@ -21,14 +21,12 @@ mod trust;
 mod tune;
 mod upkeep;
 mod verify;
-mod worker;
 
 pub use error::IndexError;
 pub use recheck::LiveRecall;
 pub use sync::{Extent, LayerSync};
 pub use upkeep::LayerIndexStats;
 pub use verify::{LayerVerdict, Recall};
-pub use worker::SyncWorker;
 
 use crate::{
     plugins::Plugins,
@@ -49,8 +47,6 @@ pub struct SyncOptions {
     pub seal_after: u64,
     /// How long a change waits at most, where a process lives that long.
     pub max_age: Duration,
-    /// Whether a worker seals at once what is due, or when it next looks.
-    pub immediate: bool,
     /// Vectors that are read and written at a time. A segment of fewer is taken in by the next one.
     pub batch_size: usize,
     /// Segments of like size that become one.
@@ -64,8 +60,6 @@ pub struct SyncOptions {
     pub recall_target: f32,
     /// Threads that a search may keep busy.
     pub search_threads: usize,
-    /// Threads that sealing in the background may keep busy.
-    pub worker_threads: usize,
 }
 
 /// Which space is indexed, with what, and where.
@@ -102,12 +96,10 @@ pub struct Indexes {
     shared: Arc<Shared>,
 }
 
-/// What a worker and the store's writer see of it too.
+/// What the store's writer sees of it too.
 struct Shared {
     space: SpaceId,
     layers: Vec<LayerIndex>,
-    sync: SyncOptions,
-    wake: worker::Wake,
 }
 
 impl Indexes {
@@ -128,12 +120,7 @@ impl Indexes {
             };
             LayerIndex::new(settings, store.clone(), plugins.clone())
         });
-        let shared = Arc::new(Shared {
-            space: options.space,
-            layers: layers.into(),
-            sync: options.sync.clone(),
-            wake: worker::Wake::default(),
-        });
+        let shared = Arc::new(Shared { space: options.space, layers: layers.into() });
         let weak = Arc::downgrade(&shared);
         store.on_commit(move |commit| weak.upgrade().is_some_and(|shared| shared.receive(commit)));
         Self { shared }
@@ -203,12 +190,13 @@ impl Indexes {
         self.selected(layer).map(|index| index.verify(cx)).collect()
     }
 
-    /// Seals and merges from now on in a thread of its own, until what is returned is dropped.
+    /// Does a search of each layer that waits for it again, exactly, and from now on wants another: the next one,
+    /// in whatever process. Returns how many that were.
     ///
     /// # Errors
-    /// What the system says where it gives no thread.
-    pub fn start_worker(&self) -> std::io::Result<SyncWorker> {
-        SyncWorker::start(&self.shared)
+    /// [`IndexError`].
+    pub fn recheck(&self, cx: &dyn CallContext) -> Result<u64, IndexError> {
+        self.layers().try_fold(0, |done, index| Ok(done + u64::from(index.recheck(cx)?)))
     }
 
     fn layers(&self) -> impl Iterator<Item = &LayerIndex> {
@@ -225,10 +213,7 @@ impl Shared {
         if commit.space == self.space
             && let Some(index) = self.layers.iter().find(|index| index.settings.layer == commit.layer)
         {
-            let is_due = index.receive(commit);
-            if is_due && self.sync.immediate {
-                self.wake.wake();
-            }
+            index.receive(commit);
         }
         true
     }

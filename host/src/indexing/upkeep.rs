@@ -22,7 +22,7 @@ pub struct LayerIndexStats {
     pub dead: u64,
     /// The least recall@10 of those in which it was measured, 0 to 1; none where none was.
     pub recall: Option<f32>,
-    /// What checks of searches say, in a process that has a worker.
+    /// What checks of searches say.
     pub live: LiveRecall,
     /// Bytes of their files.
     pub bytes: u64,
@@ -58,7 +58,7 @@ impl LayerIndex {
             sealed: snapshot.live(),
             dead: snapshot.dead(),
             recall: snapshot.segments.iter().filter_map(|listed| listed.recall).reduce(f32::min),
-            live: self.recheck.live(),
+            live: self.live_recall(),
             bytes: snapshot.bytes(),
             covered_seq: snapshot.covered_seq,
             tail: self.waiting(&snapshot)?,

@@ -1,2 +1,3 @@
-//! What the machine has.
+//! What the machine has, and who may use how much of it.
 pub mod gpu;
+pub mod scheduler;

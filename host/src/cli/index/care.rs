@@ -67,6 +67,9 @@ pub(in super::super) struct Compact {
 }
 
 /// Show what the index holds: parts, vectors, bytes, and what waits to be built in
+///
+/// `recall` is the share of the ten nearest that sampled searches found when a part was built, `live` that of
+/// searches as they came, which `magray sync --watch` checks.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -105,7 +108,7 @@ struct StatsJson {
     spared: Option<f64>,
     /// Least recall@10 measured when a part was built; none where none is both large and approximate.
     recall: Option<f32>,
-    /// Searches that this process has done again exactly, and the recall that they had.
+    /// Searches that were done again exactly in the background, and the recall that they had.
     rechecked: u64,
     live_recall: Option<f64>,
 }
@@ -215,14 +218,16 @@ impl Stats {
             return Ok(Outcome::Done);
         }
         terminal.print(format_args!(
-            "{BOLD}{:<10} {:<8} {:>8} {:>9} {:>7} {:>10} {:>9} {:>6} {:>7}  writes spared{BOLD:#}",
-            "layer", "index", "segments", "vectors", "dead", "size", "up to", "tail", "recall"
+            "{BOLD}{:<10} {:<8} {:>8} {:>9} {:>7} {:>10} {:>9} {:>6} {:>7} {:>7}  writes spared{BOLD:#}",
+            "layer", "index", "segments", "vectors", "dead", "size", "up to", "tail", "recall", "live"
         ))?;
         for layer in &stats {
             let spared = layer.spared().map_or("-".into(), |spared| format!("{:.1}%", 100.0 * spared));
-            let recall = layer.recall.map_or("-".into(), |recall| format!("{recall:.3}"));
+            let figure = |figure: Option<f64>| figure.map_or("-".into(), |figure| format!("{figure:.3}"));
+            let recall = figure(layer.recall.map(f64::from));
+            let live = figure((layer.live.checks > 0).then_some(layer.live.recall));
             terminal.print(format_args!(
-                "{:<10} {:<8} {:>8} {:>9} {:>7} {:>10} {:>9} {:>6} {recall:>7}  {spared}",
+                "{:<10} {:<8} {:>8} {:>9} {:>7} {:>10} {:>9} {:>6} {recall:>7} {live:>7}  {spared}",
                 layer.layer.name(),
                 layer.backend,
                 layer.segments,

@@ -35,14 +35,12 @@ fn small() -> SyncOptions {
     SyncOptions {
         seal_after: 10,
         max_age: Duration::from_secs(3600),
-        immediate: false,
         batch_size: 8,
         merge_factor: 3,
         partition_max: 60,
         compact_percent: 20,
         recall_target: 0.95,
         search_threads: 2,
-        worker_threads: 1,
     }
 }
 

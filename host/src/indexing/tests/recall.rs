@@ -1,5 +1,6 @@
 //! How well searches find what is near, as it is measured.
 use super::*;
+use std::fs;
 
 #[test]
 fn a_graph_is_searched_as_broadly_as_its_recall_needs() {
@@ -27,21 +28,43 @@ fn a_graph_is_searched_as_broadly_as_its_recall_needs() {
 }
 
 #[test]
-fn a_worker_checks_a_search_now_and_then() {
+fn a_search_that_is_wanted_is_checked_whichever_process_it_was_in() {
     let mut world = World::new("flat", small());
     world.add(40);
     world.sync(Extent::All);
     let search = |world: &World| {
-        let query = vector(77);
-        world.indexes.search(&Cx::free(), LAYER, &query, 10, SearchParams::default(), None).unwrap()
+        // Its own look at what is wanted, as of a process that has just begun.
+        let (_store, indexes) = world.other();
+        indexes.search(&Cx::free(), LAYER, &vector(77), 10, SearchParams::default(), None).unwrap();
     };
+    let recheck = |world: &World| world.indexes.recheck(&Cx::free()).unwrap();
     search(&world);
-    let worker = world.indexes.start_worker().unwrap();
-    // Without one, nothing is kept to be checked; the next search is.
+    // Nobody has wanted one before.
+    assert_eq!((recheck(&world), recheck(&world)), (0, 0));
     search(&world);
-    while world.stats().live.checks == 0 {
-        std::thread::yield_now();
+    search(&world);
+    assert_eq!((recheck(&world), recheck(&world)), (1, 0));
+    let live = |world: &World| world.other().1.stats().unwrap()[1].live;
+    assert_eq!(
+        (world.stats().live, live(&world)),
+        (LiveRecall { checks: 1, recall: 1.0 }, world.stats().live)
+    );
+
+    // What was found before the last change says nothing.
+    search(&world);
+    world.add(1);
+    assert_eq!(recheck(&world), 0);
+    search(&world);
+    assert_eq!((recheck(&world), live(&world).checks), (1, 2));
+
+    // Neither does what is damaged, and the next one counts again.
+    for damage in [&b"{"[..], b"\xff\x00", b"00\n{}"] {
+        search(&world);
+        fs::write(world.dir().join("recheck"), damage).unwrap();
+        assert_eq!(recheck(&world), 0);
     }
-    assert_eq!(world.stats().live.recall, 1.0);
-    drop(worker);
+    search(&world);
+    assert_eq!((recheck(&world), live(&world).checks), (1, 3));
+    fs::write(world.dir().join("recall.json"), "{").unwrap();
+    assert_eq!(live(&world), LiveRecall::default());
 }

@@ -272,6 +272,13 @@ impl DiskCache {
         cleared
     }
 
+    /// Drops the vectors that are out of date; their room is used again by what comes. Returns how many; none
+    /// where the file cannot be used.
+    pub fn trim(&self) -> Option<u64> {
+        let ttl = self.shared.options.ttl;
+        self.shared.with(&mut lock(&self.reader), false, |file| file.clear(None, true, ttl, now_s()))
+    }
+
     fn send(&self, message: Message) {
         let mut writer = lock(&self.writer);
         if writer.is_none() {
