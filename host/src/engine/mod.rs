@@ -27,6 +27,7 @@ use crate::{
     embedding::{CacheLimits, Embedding, EmbeddingCache, Gate},
     indexing::{IndexOptions, Indexes, SyncOptions},
     plugins::Plugins,
+    resources::total_memory,
     store::{self, Layer, SpaceId, Store, StoreOptions},
 };
 use magray_plugin_api::ComponentKind;
@@ -198,7 +199,7 @@ impl Engine {
             seal_after: sync.seal_after(),
             max_age: sync.max_age(),
             immediate: sync.is_immediate(),
-            batch_size: sync.batch_size(setup::total_memory()),
+            batch_size: sync.batch_size(total_memory()),
             merge_factor: sync.merge_factor,
             partition_max: sync.partition_max,
             compact_percent: sync.compact_percent,
