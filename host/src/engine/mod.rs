@@ -30,6 +30,7 @@ use crate::{
     embedding::{CacheLimits, Embedding, EmbeddingCache, Gate},
     indexing::{IndexOptions, Indexes, SyncOptions},
     plugins::Plugins,
+    resources::total_memory,
     services::{Once, ServiceMetrics, Services},
     store::{self, Layer, SpaceId, Store, StoreOptions},
 };
@@ -233,7 +234,7 @@ impl Engine {
         SyncOptions {
             seal_after: sync.seal_after(),
             max_age: sync.max_age(),
-            batch_size: sync.batch_size(setup::total_memory()),
+            batch_size: sync.batch_size(total_memory()),
             merge_factor: sync.merge_factor,
             partition_max: sync.partition_max,
             compact_percent: sync.compact_percent,

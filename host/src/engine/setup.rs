@@ -4,6 +4,7 @@ use crate::{
     config::Config,
     models::Models,
     plugins::{PluginError, PluginOptions, Plugins},
+    resources::total_memory,
     store::{DiskCache, DiskCacheOptions},
 };
 use magray_plugin_api::{ComponentKind, Embedder, Plugin};
@@ -115,14 +116,4 @@ pub fn default_data_dir() -> Option<PathBuf> {
         };
         base.map(|base| base.join("magray"))
     })
-}
-
-/// Bytes of main memory of this machine; a cautious 8 GiB where the system does not say.
-pub(super) fn total_memory() -> u64 {
-    let kib = || {
-        let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
-    };
-    kib().map_or(8 << 30, |kib| kib * 1024)
 }
