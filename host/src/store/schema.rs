@@ -129,14 +129,14 @@ mod tests {
         let old = of_version(3, &path);
         let texts = [
             (None, "Backups are made at night", None),
-            (Some("Гавань"), "Приливы", Some(3)),
+            (Some("Гавань"), "Копии", Some(3)),
             (None, "node.js", None),
         ];
         for (number, (title, text, superseded_by)) in (1..).zip(texts) {
             old.execute(
                 "INSERT INTO records (ulid, layer, kind, project, created_ms, last_access_ms, access_count, importance,
                      score, superseded_by, content_hash, title, text)
-                 VALUES (?1, 1, 'note', '', ?2, 9, 0, 0.5, 0, ?3, x'00', ?4, ?5)",
+                 VALUES (?1, 1, 'note', '', ?2, 9, 0, 0.5, 0, ?3, CAST(?5 AS BLOB), ?4, ?5)",
                 (format!("01ARZ3NDEKTSV4RRFFQ69G5FA{number}"), number, superseded_by, title, text),
             )
             .unwrap();
@@ -156,7 +156,7 @@ mod tests {
             hits.iter().map(|hit| hit.id.0).collect::<Vec<_>>()
         };
         assert_eq!(
-            (find("backup"), find("прилив"), find("гаваней"), find("nodejs")),
+            (find("backup"), find("копий"), find("гаваней"), find("nodejs")),
             (vec![1], vec![2], vec![2], vec![3])
         );
         let replaced = &store.records(&[RecordId(2)]).unwrap()[0];
