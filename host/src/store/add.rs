@@ -1,7 +1,7 @@
 //! Storing records, and storing them again.
 use super::{
     Layer, NewRecord, RecordId, SpaceId, Store, StoreError, error::Fault, keywords, now_ms,
-    record::DEFAULT_KIND, vectors,
+    record::DEFAULT_KIND, supersede, terms::Terms, vectors,
 };
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::BTreeSet;
@@ -25,6 +25,7 @@ pub enum Outcome {
     Stored,
     /// It was there: its access is counted, its expiry prolonged, its tags merged. Its kind and
     /// session are the new ones where these say something: a kind other than `note`, any session.
+    /// Where it was not true any more, or not yet, it is from now on.
     Refreshed,
 }
 
@@ -33,8 +34,8 @@ impl Store {
     /// file is one record. Vectors are of `space`; a record that has one there keeps it.
     ///
     /// # Errors
-    /// `InvalidInput` for an empty text, an importance outside 0..=1, a vector without a space or
-    /// that [`Store::put_vectors`] would refuse; `ReadOnly`, `Full`, `Busy`.
+    /// `InvalidInput` for an empty text, an importance outside 0..=1, a time of truth that ends before it
+    /// begins, a vector without a space or that [`Store::put_vectors`] would refuse; `ReadOnly`, `Full`, `Busy`.
     pub fn add(&self, space: Option<SpaceId>, records: Vec<NewRecord>) -> Result<Vec<Added>, StoreError> {
         let records = self.prepare(space, records)?;
         self.write(move |db| {
@@ -60,6 +61,8 @@ pub(super) struct Prepared {
     pub(super) content_hash: [u8; 32],
     /// Trimmed, without empty ones.
     tags: BTreeSet<String>,
+    /// For the keyword index.
+    terms: Terms,
     /// As the database has it.
     vector: Option<Vec<u8>>,
 }
@@ -75,6 +78,7 @@ impl Prepared {
                 record.importance
             )));
         }
+        supersede::check_validity(record.valid_from_ms, record.valid_to_ms)?;
         let vector = match (record.vector.take(), dim) {
             (Some(vector), Some(dim)) => Some(vectors::encode(&vector, dim)?),
             (Some(_), None) => return Err(StoreError::invalid("a vector needs the space that it is in")),
@@ -82,7 +86,8 @@ impl Prepared {
         };
         let tags = record.tags.iter().map(|tag| tag.trim()).filter(|tag| !tag.is_empty());
         let tags = tags.map(str::to_owned).collect();
-        Ok(Self { content_hash: record.content_hash(), tags, vector, record })
+        let terms = Terms::of(record.title.as_deref(), &record.text);
+        Ok(Self { content_hash: record.content_hash(), tags, terms, vector, record })
     }
 
     /// Gives the stored record its vector where it has none.
@@ -117,6 +122,9 @@ fn add(db: &Connection, space: Option<SpaceId>, new: &Prepared, now: u64) -> Res
         }
         None => insert(db, new, now)?,
     };
+    for &old in &new.record.supersedes {
+        supersede::replace(db, old, added.id)?;
+    }
     new.put_tags(db, added.id)?;
     new.put_vector(db, space, added.id)?;
     Ok(added)
@@ -160,6 +168,21 @@ fn refresh(db: &Connection, id: RecordId, new: &Prepared, now: u64) -> rusqlite:
          WHERE id = ?1",
     )?
     .execute((id, now, record.importance, record.expires_ms, kind, &record.session))?;
+    let says_when = record.valid_from_ms.is_some() || record.valid_to_ms.is_some();
+    db.prepare_cached(
+        "UPDATE records SET
+             valid_from_ms = coalesce(?4, iif(valid_to_ms <= ?2 OR valid_from_ms > ?2, ?2, valid_from_ms)),
+             valid_to_ms = ?5,
+             superseded_by = NULL
+         WHERE id = ?1 AND (?3 OR valid_to_ms <= ?2 OR valid_from_ms > ?2)",
+    )?
+    .execute((
+        id,
+        now,
+        says_when || !record.supersedes.is_empty(),
+        record.valid_from_ms,
+        record.valid_to_ms,
+    ))?;
     Ok(())
 }
 
@@ -171,8 +194,9 @@ pub(super) fn insert(db: &Connection, new: &Prepared, now: u64) -> Result<Added,
     db.prepare_cached(
         "INSERT INTO records (
              ulid, layer, kind, project, session, created_ms, last_access_ms, access_count,
-             importance, score, expires_ms, content_hash, source_path, line_start, line_end, title, text)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, 0, ?7, 0, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+             importance, score, expires_ms, content_hash, source_path, line_start, line_end, title, text,
+             valid_from_ms, valid_to_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, 0, ?7, 0, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?
     .execute((
         &ulid,
@@ -189,9 +213,11 @@ pub(super) fn insert(db: &Connection, new: &Prepared, now: u64) -> Result<Added,
         source.map(|source| source.line_end),
         &record.title,
         &record.text,
+        record.valid_from_ms.or((!record.supersedes.is_empty()).then_some(now)),
+        record.valid_to_ms,
     ))?;
     let id = RecordId(db.last_insert_rowid());
-    keywords::insert(db, id, record.title.as_deref(), &record.text)?;
+    keywords::insert(db, id, &new.terms)?;
     Ok(Added { id, ulid, outcome: Outcome::Stored })
 }
 
@@ -284,6 +310,9 @@ mod tests {
             source: Some(SourceRef { path: "/a/b.md".to_owned(), line_start: 3, line_end: 9 }),
             importance: 0.25,
             expires_ms: Some(7),
+            valid_from_ms: Some(8),
+            valid_to_ms: Some(9),
+            supersedes: Vec::new(),
             vector: None,
         };
         let added = f.store.add(None, vec![new.clone()]).unwrap();
@@ -302,6 +331,9 @@ mod tests {
             source: record.source,
             importance: record.importance,
             expires_ms: record.expires_ms,
+            valid_from_ms: record.valid_from_ms,
+            valid_to_ms: record.valid_to_ms,
+            supersedes: Vec::new(),
             vector: None,
         };
         assert_eq!(back, new);
@@ -315,6 +347,7 @@ mod tests {
             note(" \n"),
             NewRecord { importance: f32::NAN, ..note("a") },
             NewRecord { importance: 1.5, ..note("a") },
+            NewRecord { valid_from_ms: Some(5), valid_to_ms: Some(5), ..note("a") },
             NewRecord { vector: Some(vec![1.0]), ..note("a") },
             NewRecord { vector: Some(vec![1e6, 0.0]), ..note("a") },
             NewRecord { vector: Some(vec![f32::NAN, 0.0]), ..note("a") },

@@ -30,12 +30,8 @@ impl Store {
                     Some(space) => vector(db, space, record.layer, id)?,
                     None => None,
                 };
-                let superseded_by = match record.superseded_by {
-                    Some(id) => ulid(db, id)?,
-                    None => None,
-                };
                 visited += 1;
-                if visit(ids.len() as u64, portable(record, superseded_by, vector)).is_break() {
+                if visit(ids.len() as u64, portable(record, vector)).is_break() {
                     break;
                 }
             }
@@ -44,7 +40,7 @@ impl Store {
     }
 }
 
-fn portable(record: Record, superseded_by: Option<String>, vector: Option<PortableVector>) -> PortableRecord {
+fn portable(record: Record, vector: Option<PortableVector>) -> PortableRecord {
     PortableRecord {
         id: Some(record.ulid),
         layer: Some(record.layer),
@@ -61,7 +57,9 @@ fn portable(record: Record, superseded_by: Option<String>, vector: Option<Portab
         importance: Some(record.importance),
         score: Some(record.score),
         expires_ms: Some(record.expires_ms),
-        superseded_by,
+        valid_from_ms: record.valid_from_ms,
+        valid_to_ms: record.valid_to_ms,
+        superseded_by: record.superseded_by,
         vector,
     }
 }
@@ -75,8 +73,4 @@ fn vector(
     db.prepare_cached("SELECT vector FROM vectors WHERE space_id = ?1 AND layer = ?2 AND record_id = ?3")?
         .query_row((space, layer, id), |row| row.get(0).map(PortableVector))
         .optional()
-}
-
-fn ulid(db: &Connection, id: RecordId) -> rusqlite::Result<Option<String>> {
-    db.prepare_cached("SELECT ulid FROM records WHERE id = ?1")?.query_row([id], |row| row.get(0)).optional()
 }

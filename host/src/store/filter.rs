@@ -23,6 +23,8 @@ pub struct Filter {
     pub created_before_ms: Option<u64>,
     /// Not yet due for deletion at this time, in milliseconds since 1970.
     pub not_expired_at_ms: Option<u64>,
+    /// True at this time, as far as is known, in milliseconds since 1970: so not replaced by then.
+    pub valid_at_ms: Option<u64>,
 }
 
 impl Filter {
@@ -61,6 +63,10 @@ impl Filter {
         if let Some(time) = self.not_expired_at_ms {
             and("(records.expires_ms IS NULL OR records.expires_ms > ?)", time_value(time));
         }
+        if let Some(time) = self.valid_at_ms {
+            and("(records.valid_from_ms IS NULL OR records.valid_from_ms <= ?)", time_value(time));
+            and("(records.valid_to_ms IS NULL OR records.valid_to_ms > ?)", time_value(time));
+        }
         for tag in &self.tags {
             and("records.id IN (SELECT record_id FROM record_tags WHERE tag = ?)", text(tag));
         }
@@ -98,6 +104,32 @@ impl Store {
             let mut ids = db.prepare_cached(&format!("SELECT records.id FROM records WHERE {condition}"))?;
             let ids = ids.query_map(params_from_iter(values), |row| row.get(0).map(RecordId::index_id))?;
             Ok(ids.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The ids of all records but those that are due for deletion at `now_ms`, and those that are not true at
+    /// `valid_at_ms` where that is given; `None` where these are all. Takes time by how many are left out.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn present_ids(&self, now_ms: u64, valid_at_ms: Option<u64>) -> Result<Option<IdSet>, StoreError> {
+        let (now, valid_at) = (time_value(now_ms), valid_at_ms.map(time_value));
+        self.read(|db| {
+            let mut left_out = db.prepare_cached(
+                "SELECT id FROM records WHERE expires_ms <= ?1
+                 UNION ALL
+                 SELECT id FROM records
+                 WHERE (valid_from_ms IS NOT NULL OR valid_to_ms IS NOT NULL)
+                   AND (valid_from_ms > ?2 OR valid_to_ms <= ?2)",
+            )?;
+            let left_out = left_out.query_map((now, valid_at), |row| row.get(0).map(RecordId::index_id))?;
+            let left_out = left_out.collect::<Result<Vec<u64>, _>>()?;
+            if left_out.is_empty() {
+                return Ok(None);
+            }
+            let mut last = db.prepare_cached("SELECT coalesce(max(id), 0) FROM records")?;
+            let last: RecordId = last.query_row([], |row| row.get(0))?;
+            Ok(Some(IdSet::all_but(last.index_id(), left_out)))
         })
     }
 
@@ -142,7 +174,13 @@ mod tests {
                 expires_ms: Some(50),
                 ..note("c")
             },
-            NewRecord { session: Some("s".to_owned()), source: source("/p/100/x"), ..note("d") },
+            NewRecord {
+                session: Some("s".to_owned()),
+                source: source("/p/100/x"),
+                valid_from_ms: Some(20),
+                valid_to_ms: Some(30),
+                ..note("d")
+            },
         ];
         f.store.add(None, records).unwrap();
         let any = Filter::default;
@@ -173,6 +211,9 @@ mod tests {
             (Filter { created_before_ms: Some(created), ..any() }, ""),
             (Filter { created_before_ms: Some(u64::MAX), ..any() }, "abcd"),
             (Filter { not_expired_at_ms: Some(49), ..any() }, "abcd"),
+            (Filter { valid_at_ms: Some(19), ..any() }, "abc"),
+            (Filter { valid_at_ms: Some(20), ..any() }, "abcd"),
+            (Filter { valid_at_ms: Some(30), ..any() }, "abc"),
             (Filter { not_expired_at_ms: Some(50), ..any() }, "abd"),
             (
                 Filter { project: some("p"), tags: strings(&["x"]), layers: vec![Layer::Insights], ..any() },
@@ -196,6 +237,7 @@ mod tests {
             created_after_ms: Some(1),
             created_before_ms: Some(2),
             not_expired_at_ms: Some(3),
+            valid_at_ms: Some(4),
             ..Filter::default()
         }
         .condition();
@@ -203,5 +245,35 @@ mod tests {
         let plan: String =
             f.store.read(|db| Ok(db.query_row(&sql, params_from_iter(values), |row| row.get(3))?)).unwrap();
         assert!(plan.contains("USING COVERING INDEX records_by_filter"), "{plan}");
+    }
+
+    #[test]
+    fn what_is_present_is_all_but_what_is_over_or_not_yet_true() {
+        let f = Fixture::new();
+        let until = |text: &str, expires_ms, valid_from_ms, valid_to_ms| NewRecord {
+            expires_ms,
+            valid_from_ms,
+            valid_to_ms,
+            ..note(text)
+        };
+        let records = vec![
+            note("a"),
+            until("b", Some(50), None, None),
+            until("c", None, Some(20), Some(30)),
+            note("d"),
+        ];
+        f.store.add(None, records).unwrap();
+        for now in [10, 49, 50] {
+            for valid_at in [None, Some(19), Some(20), Some(29), Some(30)] {
+                let filter =
+                    Filter { not_expired_at_ms: Some(now), valid_at_ms: valid_at, ..Filter::default() };
+                let wanted: Vec<u64> = f.store.matching_ids(&filter).unwrap().iter().collect();
+                let present = f.store.present_ids(now, valid_at).unwrap();
+                assert_eq!(present.is_none(), wanted.len() == 4, "{filter:?}");
+                if let Some(present) = present {
+                    assert_eq!(present.iter().collect::<Vec<_>>(), wanted, "{filter:?}");
+                }
+            }
+        }
     }
 }

@@ -10,6 +10,18 @@ pub struct IdSet {
 }
 
 impl IdSet {
+    /// The ids from 1 to `last` but those of `left_out`.
+    pub(super) fn all_but(last: u64, left_out: impl IntoIterator<Item = u64>) -> Self {
+        let mut words = vec![u64::MAX; (last / 64 + 1) as usize];
+        let mut clear = |id: u64| words[(id / 64) as usize] &= !(1 << (id % 64));
+        clear(0);
+        left_out.into_iter().filter(|&id| id <= last).for_each(&mut clear);
+        // Bits after the last one.
+        (last + 1..(last / 64 + 1) * 64).for_each(clear);
+        let len = words.iter().map(|word| word.count_ones() as usize).sum();
+        Self { first: 0, words, len }
+    }
+
     /// How many ids are in it.
     pub fn len(&self) -> usize {
         self.len

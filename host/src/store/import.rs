@@ -4,7 +4,9 @@ use super::{
     error::Fault,
     keywords, now_ms,
     record::{DEFAULT_KIND, content_hash},
-    records, vectors,
+    records,
+    terms::Terms,
+    vectors,
 };
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::BTreeSet;
@@ -86,6 +88,8 @@ impl ImportRecord {
             ("last_access_ms", record.last_access_ms),
             ("access_count", record.access_count),
             ("expires_ms", record.expires_ms.flatten()),
+            ("valid_from_ms", record.valid_from_ms),
+            ("valid_to_ms", record.valid_to_ms),
         ];
         for (name, number) in numbers {
             if number.is_some_and(|number| i64::try_from(number).is_err()) {
@@ -139,25 +143,6 @@ impl Store {
         self.write(move |db| {
             let now = now_ms();
             records.iter().map(|record| import(db, space, record, now)).collect()
-        })
-    }
-
-    /// Says of records, by their ids, which others say it better. Returns of how many one of the two is
-    /// not there.
-    ///
-    /// # Errors
-    /// `ReadOnly`, `Full`, `Busy`.
-    pub fn supersede(&self, links: Vec<(String, String)>) -> Result<u64, StoreError> {
-        self.write(move |db| {
-            let mut link = db.prepare_cached(
-                "UPDATE records SET superseded_by = better.id FROM records AS better
-                 WHERE records.ulid = ?1 AND better.ulid = ?2",
-            )?;
-            let mut missing = 0;
-            for ids in &links {
-                missing += u64::from(link.execute((&ids.0, &ids.1))? == 0);
-            }
-            Ok(missing)
         })
     }
 
@@ -265,7 +250,9 @@ fn replaced(old: &Record, new: &ImportRecord, layer: Layer) -> Record {
         importance: from.importance.unwrap_or(old.importance),
         score: from.score.unwrap_or(old.score),
         expires_ms: from.expires_ms.unwrap_or(old.expires_ms),
-        superseded_by: old.superseded_by,
+        valid_from_ms: from.valid_from_ms.or(old.valid_from_ms),
+        valid_to_ms: from.valid_to_ms.or(old.valid_to_ms),
+        superseded_by: old.superseded_by.clone(),
     }
 }
 
@@ -287,6 +274,8 @@ fn joined(old: &Record, new: &ImportRecord) -> Record {
             Some(expires_ms) => old.expires_ms.zip(expires_ms).map(|(old, new)| old.max(new)),
             None => old.expires_ms,
         },
+        valid_from_ms: old.valid_from_ms.or(from.valid_from_ms),
+        valid_to_ms: old.valid_to_ms.or(from.valid_to_ms),
         ..old.clone()
     }
 }
@@ -311,6 +300,8 @@ fn insert(db: &Connection, new: &ImportRecord, now: u64) -> Result<RecordId, Fau
         importance: record.importance.unwrap_or(0.5),
         score: record.score.unwrap_or(0.0),
         expires_ms: new.expires_ms,
+        valid_from_ms: record.valid_from_ms,
+        valid_to_ms: record.valid_to_ms,
         superseded_by: None,
     };
     // Without RETURNING, which is a trigger to SQLite: see `records_fts` in the schema.
@@ -318,21 +309,21 @@ fn insert(db: &Connection, new: &ImportRecord, now: u64) -> Result<RecordId, Fau
         db,
         "INSERT INTO records (
              ulid, layer, kind, project, session, created_ms, last_access_ms, access_count, importance, score,
-             expires_ms, content_hash, source_path, line_start, line_end, title, text)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+             expires_ms, content_hash, source_path, line_start, line_end, title, text, valid_from_ms, valid_to_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
         &made,
     )?;
     let id = RecordId(db.last_insert_rowid());
     put_tags(db, id, &made.tags)?;
-    keywords::insert(db, id, made.title.as_deref(), &made.text)?;
+    keywords::insert(db, id, &Terms::of(made.title.as_deref(), &made.text))?;
     forget_source(db, &made)?;
     Ok(id)
 }
 
 fn update(db: &Connection, old: &Record, new: &Record) -> Result<(), Fault> {
     if (&old.title, &old.text) != (&new.title, &new.text) {
-        keywords::remove(db, old.id, old.title.as_deref(), &old.text)?;
-        keywords::insert(db, old.id, new.title.as_deref(), &new.text)?;
+        keywords::remove(db, old.id)?;
+        keywords::insert(db, old.id, &Terms::of(new.title.as_deref(), &new.text))?;
         vectors::remove(db, old.layer, old.id)?;
     }
     if old.layer != new.layer {
@@ -343,7 +334,8 @@ fn update(db: &Connection, old: &Record, new: &Record) -> Result<(), Fault> {
         "UPDATE records SET
              layer = ?2, kind = ?3, project = ?4, session = ?5, created_ms = ?6, last_access_ms = ?7,
              access_count = ?8, importance = ?9, score = ?10, expires_ms = ?11, content_hash = ?12,
-             source_path = ?13, line_start = ?14, line_end = ?15, title = ?16, text = ?17
+             source_path = ?13, line_start = ?14, line_end = ?15, title = ?16, text = ?17,
+             valid_from_ms = ?18, valid_to_ms = ?19
          WHERE ulid = ?1",
         new,
     )?;
@@ -379,6 +371,8 @@ fn write_row(db: &Connection, sql: &str, record: &Record) -> rusqlite::Result<()
         source.map(|source| source.line_end),
         record.title,
         record.text,
+        record.valid_from_ms,
+        record.valid_to_ms,
     ])?;
     Ok(())
 }

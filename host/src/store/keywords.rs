@@ -1,6 +1,9 @@
 //! The keyword index over titles and texts.
-use super::{Filter, RecordId, Store, StoreError};
-use rusqlite::{Connection, params_from_iter, types::Value};
+use super::{IdSet, RecordId, Store, StoreError, terms::Terms};
+use rusqlite::Connection;
+
+/// How much more a word counts in a title than in a text.
+const TITLE_WEIGHT: f64 = 1.0;
 
 /// One record that a keyword search found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,70 +15,87 @@ pub struct KeywordHit {
 }
 
 impl Store {
-    /// The `limit` best records by BM25 that fit `filter` and hold at least one of `words`, best
-    /// first. A word that is several to the index ("node.js") is found as a phrase. Nothing in a
-    /// word is query syntax.
+    /// The `limit` best records by BM25 that have at least one of `terms` and are in `within`, best first and of
+    /// equals the older. Terms are those of [`query_terms`](super::query_terms).
     ///
     /// # Errors
     /// What SQLite says.
     pub fn find_words(
         &self,
-        words: &[&str],
-        filter: &Filter,
+        terms: &[String],
+        within: Option<&IdSet>,
         limit: usize,
     ) -> Result<Vec<KeywordHit>, StoreError> {
-        // FTS5 ends a query at a NUL, and no index entry has one.
-        let words = words.iter().filter(|word| !word.contains('\0'));
-        let phrases: Vec<String> = words.map(|word| format!("\"{}\"", word.replace('"', "\"\""))).collect();
-        if phrases.is_empty() {
+        if terms.is_empty() {
             return Ok(Vec::new());
         }
-        let mut values = vec![Value::Text(phrases.join(" OR "))];
-        let sql = if *filter == Filter::default() {
-            "SELECT rowid, rank FROM records_fts WHERE records_fts MATCH ? ORDER BY rank LIMIT ?".to_owned()
-        } else {
-            let (condition, filter_values) = filter.condition();
-            values.extend(filter_values);
-            // CROSS JOIN keeps SQLite from walking the records and asking the index about each.
-            format!(
-                "SELECT records.id, rank FROM records_fts CROSS JOIN records ON records.id = records_fts.rowid
-                 WHERE records_fts MATCH ? AND {condition} ORDER BY rank LIMIT ?"
-            )
-        };
-        values.push(Value::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
-        self.read(|db| {
-            let mut hits = db.prepare_cached(&sql)?;
-            let hits = hits.query_map(params_from_iter(values), |row| {
-                Ok(KeywordHit { id: row.get(0)?, score: -row.get::<_, f32>(1)? })
-            })?;
-            Ok(hits.collect::<Result<_, _>>()?)
-        })
+        // Quoted, so that none is an operator.
+        let query = terms.iter().map(|term| format!("\"{term}\"")).collect::<Vec<_>>().join(" OR ");
+        let sql = format!(
+            "SELECT rowid, bm25(records_fts, {TITLE_WEIGHT:?}, 1.0) FROM records_fts WHERE records_fts MATCH ?1"
+        );
+        let mut hits = self.read(|db| {
+            let mut found = db.prepare_cached(&sql)?;
+            let mut rows = found.query([query])?;
+            let mut hits = Vec::new();
+            while let Some(row) = rows.next()? {
+                let id: RecordId = row.get(0)?;
+                if within.is_none_or(|within| within.contains(id.index_id())) {
+                    hits.push(KeywordHit { id, score: -row.get::<_, f32>(1)? });
+                }
+            }
+            Ok(hits)
+        })?;
+        let better = |a: &KeywordHit, b: &KeywordHit| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id));
+        if hits.len() > limit {
+            hits.select_nth_unstable_by(limit, better);
+            hits.truncate(limit);
+        }
+        hits.sort_unstable_by(better);
+        Ok(hits)
     }
 }
 
 /// Enters a new record.
-pub(super) fn insert(db: &Connection, id: RecordId, title: Option<&str>, text: &str) -> rusqlite::Result<()> {
-    db.prepare_cached("INSERT INTO records_fts (rowid, title, text) VALUES (?1, ?2, ?3)")?
-        .execute((id, title, text))?;
+pub(super) fn insert(db: &Connection, id: RecordId, terms: &Terms) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT INTO records_fts (rowid, title, text) VALUES (?1, ?2, ?3)")?.execute((
+        id,
+        &terms.title,
+        &terms.text,
+    ))?;
     Ok(())
 }
 
-/// Takes a record out; title and text are those that it was entered with.
-pub(super) fn remove(db: &Connection, id: RecordId, title: Option<&str>, text: &str) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "INSERT INTO records_fts (records_fts, rowid, title, text) VALUES ('delete', ?1, ?2, ?3)",
-    )?
-    .execute((id, title, text))?;
+/// Takes a record out.
+pub(super) fn remove(db: &Connection, id: RecordId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM records_fts WHERE rowid = ?1")?.execute([id])?;
+    Ok(())
+}
+
+/// Enters every record into an empty index.
+pub(super) fn fill(db: &Connection) -> rusqlite::Result<()> {
+    let count: u64 = db.query_row("SELECT count(*) FROM records", [], |row| row.get(0))?;
+    if count >= 10_000 {
+        tracing::warn!("the keyword index of {count} records is built anew, once; this takes a moment");
+    }
+    let mut records = db.prepare("SELECT id, title, text FROM records")?;
+    let mut rows = records.query([])?;
+    while let Some(row) = rows.next()? {
+        let terms = Terms::of(row.get_ref(1)?.as_str_or_null()?, row.get_ref(2)?.as_str()?);
+        insert(db, row.get(0)?, &terms)?;
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Layer, NewRecord, fixture::*};
+    use super::super::{Filter, Layer, NewRecord, fixture::*, query_terms};
     use super::*;
 
-    fn find(f: &Fixture, words: &[&str], filter: &Filter) -> Vec<i64> {
-        f.store.find_words(words, filter, 10).unwrap().iter().map(|hit| hit.id.0).collect()
+    fn find(f: &Fixture, query: &str, filter: &Filter) -> Vec<i64> {
+        let within = f.store.matching_ids(filter).unwrap();
+        let hits = f.store.find_words(&query_terms(query), Some(&within), 10).unwrap();
+        hits.iter().map(|hit| hit.id.0).collect()
     }
 
     #[test]
@@ -83,33 +103,38 @@ mod tests {
         let f = Fixture::new();
         let records = vec![
             note("the moon over the sea"),
-            note("the tide follows the moon"),
+            note("the tides follow the moon"),
             NewRecord { title: Some("Tide".to_owned()), layer: Layer::Assets, ..note("a table of hours") },
             note("nothing of that"),
         ];
         f.store.add(None, records).unwrap();
-        assert_eq!(find(&f, &["tide", "moon"], &Filter::default())[0], 2);
-        assert_eq!(find(&f, &["TIDE"], &Filter { layers: vec![Layer::Assets], ..Filter::default() }), [3]);
-        assert_eq!(find(&f, &["mo"], &Filter::default()), [0i64; 0]);
-        let hits = f.store.find_words(&["moon", "sea"], &Filter::default(), 1).unwrap();
+        assert_eq!(find(&f, "tide moon", &Filter::default())[0], 2);
+        assert_eq!(find(&f, "TIDES", &Filter { layers: vec![Layer::Assets], ..Filter::default() }), [3]);
+        assert_eq!(find(&f, "mo", &Filter::default()), [0i64; 0]);
+        let hits = f.store.find_words(&query_terms("moon sea"), None, 1).unwrap();
         assert_eq!((hits.len(), hits[0].id), (1, RecordId(1)));
         assert!(hits[0].score > 0.0);
         f.store.forget(&[RecordId(2)]).unwrap();
-        assert_eq!(find(&f, &["follows"], &Filter::default()), [0i64; 0]);
+        assert_eq!(find(&f, "follows", &Filter::default()), [0i64; 0]);
+        assert_eq!(f.store.check().unwrap(), Vec::<String>::new());
     }
 
     #[test]
-    fn accents_do_not_matter_and_nothing_is_syntax() {
+    fn accents_and_endings_do_not_matter_and_nothing_is_syntax() {
         let f = Fixture::new();
-        f.store.add(None, vec![note("Crème brûlée with node.js"), note("Привет, мир")]).unwrap();
-        assert_eq!(find(&f, &["creme"], &Filter::default()), [1]);
-        assert_eq!(find(&f, &["node.js"], &Filter::default()), [1]);
-        assert_eq!(find(&f, &["мир"], &Filter::default()), [2]);
-        let odd = ["\"", "AND", "text:", "(", "*", "^", "NEAR(", "-", "a\0b", "", "💥", "'"];
-        assert_eq!(find(&f, &odd, &Filter::default()), [0i64; 0]);
+        f.store
+            .add(None, vec![note("Crème brûlée with node.js"), note("Привет, миры"), note("the cat")])
+            .unwrap();
+        assert_eq!(find(&f, "creme", &Filter::default()), [1]);
+        assert_eq!(find(&f, "node.js", &Filter::default()), [1]);
+        assert_eq!(find(&f, "NodeJS", &Filter::default()), [1]);
+        assert_eq!(find(&f, "мир", &Filter::default()), [2]);
+        // Nothing but words that say nothing.
+        assert_eq!(find(&f, "the", &Filter::default()), [3]);
+        let odd = ["\"", "AND", "text:", "(", "*", "^", "NEAR(", "-", "b\0c", "", "💥", "'", "OR"];
         for word in odd {
-            assert_eq!(find(&f, &[word, "creme"], &Filter::default()), [1], "{word}");
+            assert_eq!(find(&f, word, &Filter::default()), [0i64; 0], "{word}");
+            assert_eq!(find(&f, &format!("{word} creme"), &Filter::default()), [1], "{word}");
         }
-        assert_eq!(find(&f, &[], &Filter::default()), [0i64; 0]);
     }
 }

@@ -32,6 +32,8 @@ mod records;
 mod schema;
 mod sources;
 mod stats;
+mod supersede;
+mod terms;
 mod vectors;
 mod writer;
 
@@ -58,6 +60,7 @@ pub use portable::{PortableRecord, PortableVector};
 pub use record::{NewRecord, Record, RecordId, SourceRef};
 pub use sources::{NewSource, Source, SourceOutcome};
 pub use stats::{LayerStats, StoreStats};
+pub use terms::{query_terms, text_terms};
 pub use vectors::{Space, SpaceId};
 
 use access::Accesses;

@@ -54,7 +54,13 @@ pub struct PortableRecord {
     /// record lives as long as its layer lets it.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<Option<u64>>,
-    /// Id of the record that says it better.
+    /// Since when it is true, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_from_ms: Option<u64>,
+    /// From when on it is not true any more, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_to_ms: Option<u64>,
+    /// Id of the record that replaced it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded_by: Option<String>,
     /// Its vector in the space that the file names.

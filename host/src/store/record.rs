@@ -84,8 +84,12 @@ pub struct Record {
     pub score: f32,
     /// When it may be deleted; `None` for never.
     pub expires_ms: Option<u64>,
-    /// The record that says it better.
-    pub superseded_by: Option<RecordId>,
+    /// Since when it is true, in milliseconds since 1970; `None` where that is not known.
+    pub valid_from_ms: Option<u64>,
+    /// From when on it is not true any more; `None` where no end is known.
+    pub valid_to_ms: Option<u64>,
+    /// Id for people of the record that replaced it; `None` where none did, or where that one is gone.
+    pub superseded_by: Option<String>,
 }
 
 /// The kind of a record that was given none.
@@ -114,6 +118,13 @@ pub struct NewRecord {
     pub importance: f32,
     /// When it may be deleted, in milliseconds since 1970; `None` for never.
     pub expires_ms: Option<u64>,
+    /// Since when it is true, in milliseconds since 1970; `None` where that is not known, but for one that replaces
+    /// others: then it is now.
+    pub valid_from_ms: Option<u64>,
+    /// From when on it is not true any more; `None` where no end is known.
+    pub valid_to_ms: Option<u64>,
+    /// The records that it replaces: they are not true any more once it is.
+    pub supersedes: Vec<RecordId>,
     /// Its vector, as wide as the space of the call; stored as f16. One of zeros has no direction:
     /// the record then counts as embedded, and no index hears of it.
     pub vector: Option<Vec<f32>>,
@@ -133,6 +144,9 @@ impl NewRecord {
             source: None,
             importance: 0.5,
             expires_ms: None,
+            valid_from_ms: None,
+            valid_to_ms: None,
+            supersedes: Vec::new(),
             vector: None,
         }
     }

@@ -9,7 +9,8 @@ const MIN_PREFIX: usize = 4;
 const EXPIRE_BATCH: usize = 5000;
 
 const COLUMNS: &str = "records.id, ulid, layer, kind, title, text, project, session, source_path, line_start, \
-     line_end, created_ms, last_access_ms, access_count, importance, score, expires_ms, superseded_by";
+     line_end, created_ms, last_access_ms, access_count, importance, score, expires_ms, valid_from_ms, valid_to_ms, \
+     (SELECT better.ulid FROM records AS better WHERE better.id = records.superseded_by) AS superseded_by";
 
 impl Store {
     /// The record with this id, or the one whose id alone begins so; at least 4 characters, in
@@ -145,12 +146,10 @@ fn remove_all(db: &Connection, ids: Vec<RecordId>) -> rusqlite::Result<usize> {
 
 /// Deletes a record and everything that hangs on it. Returns whether it was there.
 pub(super) fn remove(db: &Connection, id: RecordId) -> rusqlite::Result<bool> {
-    let mut record = db.prepare_cached("SELECT layer, title, text FROM records WHERE id = ?1")?;
-    let mut rows = record.query([id])?;
-    let Some(row) = rows.next()? else { return Ok(false) };
-    let layer: Layer = row.get(0)?;
-    keywords::remove(db, id, row.get_ref(1)?.as_str_or_null()?, row.get_ref(2)?.as_str()?)?;
-    drop(rows);
+    let mut layer = db.prepare_cached("SELECT layer FROM records WHERE id = ?1")?;
+    let layer: Option<Layer> = layer.query_row([id], |row| row.get(0)).optional()?;
+    let Some(layer) = layer else { return Ok(false) };
+    keywords::remove(db, id)?;
     db.prepare_cached("DELETE FROM records WHERE id = ?1")?.execute([id])?;
     remove_tags(db, id)?;
     vectors::remove(db, layer, id)?;
@@ -196,6 +195,8 @@ fn from_row(db: &Connection, row: &Row<'_>) -> rusqlite::Result<Record> {
         importance: row.get("importance")?,
         score: row.get("score")?,
         expires_ms: row.get("expires_ms")?,
+        valid_from_ms: row.get("valid_from_ms")?,
+        valid_to_ms: row.get("valid_to_ms")?,
         superseded_by: row.get("superseded_by")?,
     })
 }

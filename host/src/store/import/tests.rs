@@ -1,4 +1,4 @@
-use super::super::{Filter, PortableVector, fixture::*};
+use super::super::{Filter, PortableVector, fixture::*, query_terms};
 use super::*;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use std::{collections::BTreeMap, ops::ControlFlow};
@@ -40,6 +40,7 @@ prop_compose! {
         times in (0u64..1 << 52, 0u64..1 << 52, 0u64..1000),
         shares in (0.0f32..=1.0, 0.0f32..=1.0),
         expires_ms in option::of(0u64..1 << 52),
+        valid in (option::of(0u64..1 << 51), option::of(1 << 51..1u64 << 52)),
         better in option::of(0u8..12),
         vector in option::of((-2.0f32..2.0, -2.0f32..2.0)),
     ) -> PortableRecord {
@@ -60,6 +61,8 @@ prop_compose! {
             importance: Some(shares.0),
             score: Some(shares.1),
             expires_ms: Some(expires_ms),
+            valid_from_ms: valid.0,
+            valid_to_ms: valid.1,
             superseded_by: better.map(ulid_of),
             vector: vector.map(|(x, y)| PortableVector::new(&[x, y]).unwrap()),
         }
@@ -101,6 +104,8 @@ proptest! {
                     if (&old.title, &old.text) == (&now.title, &now.text) {
                         now.vector = old.vector.clone().or(now.vector);
                     }
+                    now.valid_from_ms = now.valid_from_ms.or(old.valid_from_ms);
+                    now.valid_to_ms = now.valid_to_ms.or(old.valid_to_ms);
                     // Links are made in the end.
                     now.superseded_by = old.superseded_by.clone();
                 } else {
@@ -119,12 +124,19 @@ proptest! {
             }
             let links = file.iter().filter_map(|line| line.id.clone().zip(line.superseded_by.clone()));
             let links: Vec<_> = links.collect();
-            let there = |id: &String| model.contains_key(id);
-            let broken = links.iter().filter(|(_, better)| !there(better)).count();
-            prop_assert_eq!(f.store.supersede(links.clone()).unwrap(), broken as u64);
-            for (id, better) in links.into_iter().filter(|(_, better)| model.contains_key(better)).collect::<Vec<_>>() {
-                model.get_mut(&id).unwrap().superseded_by = Some(better);
+            let mut broken = 0;
+            for (id, better) in &links {
+                let mut chain = std::iter::successors(Some(better), |id| model.get(*id)?.superseded_by.as_ref());
+                if !model.contains_key(better) || chain.any(|at| at == id) {
+                    broken += 1;
+                    continue;
+                }
+                let from = model[better].valid_from_ms.or(model[better].created_ms);
+                let old = model.get_mut(id).unwrap();
+                old.valid_to_ms = old.valid_to_ms.into_iter().chain(from).min();
+                old.superseded_by = Some(better.clone());
             }
+            prop_assert_eq!(f.store.supersede(links).unwrap(), broken);
             let expected: Vec<_> = order.iter().map(|id| model[id].clone()).collect();
             prop_assert_eq!(exported(&f, space), expected.clone());
             // What was exported changes nothing.
@@ -199,8 +211,8 @@ fn another_text_takes_another_vector_and_other_words() {
     assert_eq!(vectors(Layer::Assets, 0), [0.0, 1.0]);
     take_in(&f, space, &[of("tide", Layer::Insights, [0.0, 1.0])]);
     assert_eq!((vectors(Layer::Assets, 0).len(), vectors(Layer::Insights, 0)), (0, vec![0.0, 1.0]));
-    assert_eq!(f.store.find_words(&["tide"], &Filter::default(), 9).unwrap().len(), 1);
-    assert_eq!(f.store.find_words(&["moon"], &Filter::default(), 9).unwrap().len(), 0);
+    assert_eq!(f.store.find_words(&query_terms("tide"), None, 9).unwrap().len(), 1);
+    assert_eq!(f.store.find_words(&query_terms("moon"), None, 9).unwrap().len(), 0);
     // A line that does not say where it belongs leaves it there.
     let more = PortableRecord { id: Some(ulid_of(1)), tags: strings(&["t"]), ..said("tide") };
     take_in(&f, space, &[more]);
