@@ -27,3 +27,4 @@ mod support;
 mod swap;
 mod sync;
 mod tiny_model;
+mod watch;

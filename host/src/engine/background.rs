@@ -1,4 +1,8 @@
 //! What a process that lives long does beside its answers.
+#[cfg(test)]
+#[cfg(feature = "cpu")]
+mod tests;
+
 use super::{Engine, EngineError};
 use crate::{
     plugins::limit_threads,
