@@ -1,14 +1,15 @@
-//! Recall and searches per second of processor time, by width of rescoring and number of lists.
+//! Recall and searches per second of processor time, by width of rescoring, breadth and filter.
 //!
-//! `cargo run --release -p magray-index-native --example recall -- SET [METRIC] [OPTIONS] [RESCORE] [EF]`
+//! `cargo run --release -p magray-index-native --example recall -- SET [METRIC] [OPTIONS] [RESCORE] [EF] [FILTER]`
 //!
 //! SET is a folder of `$MAGRAY_DATA/ann` (see `magray_benches::Ann`), METRIC `cosine`, `dot` or `l2`,
-//! OPTIONS those of the index as JSON, RESCORE and EF lists of numbers with commas, 0 being the default.
+//! OPTIONS those of the index as JSON, RESCORE and EF lists of numbers with commas, 0 being the default, FILTER
+//! a list of how many rows there are for each that a filter lets through.
 #![expect(clippy::print_stdout, reason = "it is all that it does")]
 
 use magray_benches::Ann;
 use magray_index_native::{Native, Options};
-use magray_plugin_api::{CreateVectorIndex, Hit, IndexSpec, Metric, SearchParams, VectorIndex};
+use magray_plugin_api::{CreateVectorIndex, Hit, IdFilter, IndexSpec, Metric, SearchParams, VectorIndex};
 use magray_plugin_testkit::{Cx, HOST};
 use std::{env, error::Error, time::Instant};
 
@@ -30,6 +31,45 @@ fn recall(ann: &Ann, hits: &[Hit]) -> f64 {
         hits.iter().filter(|hit| truth[..K].iter().any(|&id| u64::from(id) == hit.id)).count()
     });
     found.sum::<usize>() as f64 / hits.len() as f64
+}
+
+/// Recall, by searching exactly, and queries per second of processor time, one by one, where one row in `every`
+/// passes a filter.
+fn filtered(
+    ann: &Ann,
+    index: &Native,
+    every: u64,
+    params: SearchParams,
+) -> magray_plugin_api::Result<(f64, f64)> {
+    let rows = (ann.base.len() / ann.dim) as u64;
+    // No stride, which would fit the blocks of an index or miss them.
+    let passes = |id: u64| (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).is_multiple_of(every);
+    let ids: Vec<u64> = (0..rows).filter(|&id| passes(id)).collect();
+    let mut words = vec![0; (rows as usize).div_ceil(64)];
+    ids.iter().for_each(|id| words[(id / 64) as usize] |= 1 << (id % 64));
+    let filter = IdFilter::bitmap(0, &words);
+    let truth =
+        Native::create(Options { exact_below: usize::MAX, ..Options::default() }, index.spec(), HOST)?;
+    for &id in &ids {
+        truth.upsert(&Cx::free(), &[id], &ann.base[id as usize * ann.dim..][..ann.dim])?;
+    }
+    let queries = &ann.queries[..ann.queries.len().min(200 * ann.dim)];
+    let mut exact = vec![Hit::NONE; queries.len() / ann.dim * K];
+    truth.search(&Cx::free(), queries, K, params, None, &mut exact)?;
+    let mut hits = exact.clone();
+    let mut best = 0.0f64;
+    for _ in 0..4 {
+        let cpu = cpu_seconds();
+        for (query, hits) in queries.chunks(ann.dim).zip(hits.chunks_mut(K)) {
+            index.search(&Cx::free(), query, K, params, Some(filter), hits)?;
+        }
+        best = best.max((queries.len() / ann.dim) as f64 / (cpu_seconds() - cpu));
+    }
+    let found = hits
+        .chunks(K)
+        .zip(exact.chunks(K))
+        .map(|(hits, exact)| hits.iter().filter(|hit| hit.score >= exact[K - 1].score - 1e-6).count());
+    Ok((found.sum::<usize>() as f64 / hits.len() as f64, best))
 }
 
 /// Recall, and queries per second of processor time, in batches of `batch`: the best of several rounds,
@@ -92,6 +132,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         index.warm_up(&Cx::free())?;
+    }
+    let every = argument(5, "");
+    for every in every.split(',').filter(|every| !every.is_empty()) {
+        for &ef in &efs {
+            let (recall, rate) = filtered(&ann, &index, every.parse()?, SearchParams::with_ef(ef))?;
+            println!("one row in {every}, ef {ef}: recall@{K} {recall:.4}, {rate:.0} queries/CPU-s");
+        }
     }
     let clock = Instant::now();
     let mut hits = vec![Hit::NONE; K];

@@ -1,7 +1,7 @@
 //! Sealing: making codes of rows and laying them out.
 
 use crate::{
-    container::{Container, MAX_PLACES, Part, Shape, anonymous},
+    container::{Container, MAX_PLACES, Part, Scanned, Shape, anonymous},
     graph,
     int8::{self, Quantizer},
     ivf::{self, Lists},
@@ -22,6 +22,9 @@ const AUTO_FLAT: usize = 300_000;
 /// 1.9 times as many queries as lists at a recall of .95, for 2.7 times the work of building it; of 400,000 x 50
 /// 1.2 times as many at .95 and fewer at .98, for nine times the work.
 const AUTO_GRAPH_DIM: usize = 128;
+
+/// Vectors narrower than this are scanned by codes of eight bits, for one bit a dimension says little.
+const NARROW: usize = 128;
 
 /// Rows that are searched for to see how many lists a search must scan.
 const PROBE_SAMPLE: usize = 128;
@@ -130,12 +133,13 @@ struct Encoder<'a> {
     rotation: &'a Rotation,
     lists: Option<&'a Lists>,
     wide: bool,
+    scanned: Scanned,
 }
 
 /// How an index of so many rows of this width is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    pub(crate) graph: bool,
+    pub(crate) scanned: Scanned,
     /// 0 where the codes are not in lists.
     pub(crate) lists: usize,
 }
@@ -153,7 +157,13 @@ impl Plan {
             (Layout::Ivf, lists) => lists.min(rows),
             _ => 0,
         };
-        Self { graph: layout == Layout::Graph, lists }
+        let scanned = match options.bits {
+            _ if layout == Layout::Graph => Scanned::None,
+            0 if dim < NARROW => Scanned::Bytes,
+            8 => Scanned::Bytes,
+            _ => Scanned::Bits,
+        };
+        Self { scanned, lists }
     }
 }
 
@@ -180,9 +190,9 @@ pub(crate) fn build(
         count => Some(ivf::lists(cx, threads, count, options.seed, source, &quantizer)?),
     };
     let lists = lists.as_ref();
-    let graph = match plan.graph {
-        true => graph_of(cx, threads, options.seed, source, &quantizer)?,
-        false => Vec::new(),
+    let graph = match plan.scanned {
+        Scanned::None => graph_of(cx, threads, options.seed, source, &quantizer)?,
+        _ => Vec::new(),
     };
     let shape = Shape {
         rows,
@@ -190,6 +200,7 @@ pub(crate) fn build(
         lists: lists.map_or(0, Lists::count),
         probes: lists.map_or(0, Lists::count),
         graph_bytes: graph.len() * size_of::<u32>(),
+        scanned: plan.scanned,
         seed: options.seed,
         wide: source.is_wide(),
         scale: quantizer.scale(),
@@ -205,6 +216,19 @@ pub(crate) fn build(
     drop(graph);
     if let Some(lists) = lists {
         numbers(&mut parts, Part::Centroids).copy_from_slice(&lists.centroids);
+        let stride = int8::stride(spec.dim);
+        let half: &mut [i32] = numbers(&mut parts, Part::NearHalf);
+        let mut codes = vec![0; half.len() * stride];
+        quantizer.encode(
+            byte_kernel,
+            &lists.centroids,
+            &mut codes[..lists.count() * stride],
+            &mut half[..lists.count()],
+        );
+        let blocks = numbers::<u8>(&mut parts, Part::NearCodes).chunks_exact_mut(int8::block_bytes(spec.dim));
+        blocks
+            .zip(codes.chunks_exact(ROWS * stride))
+            .for_each(|(block, codes)| int8::interleave(codes, block));
         numbers(&mut parts, Part::Starts).copy_from_slice(&lists.starts);
         let order: &mut [u32] = numbers(&mut parts, Part::Order);
         for (place, &row) in (0..).zip(&lists.places) {
@@ -222,6 +246,7 @@ pub(crate) fn build(
         rotation: &rotation,
         lists,
         wide: shape.wide,
+        scanned: shape.scanned,
     };
     let done = AtomicUsize::new(0);
     parallel::map(threads, encoder.slices(parts), |slice| {
@@ -296,14 +321,18 @@ impl Encoder<'_> {
         let mut factors = numbers(&mut parts, Part::Factors).chunks_mut(PART);
         let mut bits = numbers(&mut parts, Part::Bits).chunks_mut(PART * rabitq::words(self.spec.dim));
         let mut half = numbers(&mut parts, Part::Half).chunks_mut(places);
-        let mut codes = numbers(&mut parts, Part::Codes).chunks_mut(places * int8::stride(self.spec.dim));
+        let block_bytes = match self.scanned {
+            Scanned::Bytes => int8::block_bytes(self.spec.dim),
+            _ => ROWS * int8::stride(self.spec.dim),
+        };
+        let mut codes = numbers(&mut parts, Part::Codes).chunks_mut(PART * block_bytes);
         let mut originals = numbers(&mut parts, Part::Originals).chunks_mut(places * self.spec.dim * number);
         let ids = numbers(&mut parts, Part::Ids).chunks_mut(places);
         ids.enumerate()
             .map(|(part, ids)| Slice {
                 block: part * PART,
                 ids,
-                // There is none but under cosine.
+                // Of these there may be none.
                 scales: scales.next().unwrap_or_default(),
                 factors: factors.next().unwrap_or_default(),
                 bits: bits.next().unwrap_or_default(),
@@ -328,13 +357,10 @@ impl Encoder<'_> {
         let mut shift = vec![0.0; dim];
         let stride = int8::stride(dim);
         let original = slice.originals.len() / slice.ids.len().max(1);
-        for (b, factors) in slice.factors.iter_mut().enumerate() {
+        let mut laid = vec![0; ROWS * stride];
+        let block_bytes = slice.codes.len() * ROWS / slice.ids.len().max(1);
+        for (b, block) in slice.codes.chunks_exact_mut(block_bytes.max(1)).enumerate() {
             let place = b * ROWS;
-            let centroid = self.lists.map_or(center, |lists| lists.centroid(slice.block + b));
-            for ((shift, center), centroid) in shift.iter_mut().zip(center).zip(centroid) {
-                *shift = if l2 { center - centroid } else { *center };
-            }
-            tile.fill([0.0; LANES]);
             rows.fill(0.0);
             for (lane, row) in rows.chunks_exact_mut(dim).enumerate() {
                 let at = place + lane;
@@ -347,21 +373,32 @@ impl Encoder<'_> {
                     *held = scale;
                     row.iter_mut().for_each(|v| *v *= scale);
                 }
-                for ((dim, v), centroid) in tile.iter_mut().zip(&*row).zip(centroid) {
+            }
+            let half = &mut slice.half[place..place + ROWS];
+            if self.scanned == Scanned::Bytes {
+                self.quantizer.encode(self.byte_kernel, &rows, &mut laid, half);
+                int8::interleave(&laid, block);
+            } else {
+                self.quantizer.encode(self.byte_kernel, &rows, block, half);
+            }
+            let Some(factors) = slice.factors.get_mut(b) else { continue };
+            let centroid = self.lists.map_or(center, |lists| lists.centroid(slice.block + b));
+            for ((shift, center), centroid) in shift.iter_mut().zip(center).zip(centroid) {
+                *shift = if l2 { center - centroid } else { *center };
+            }
+            tile.fill([0.0; LANES]);
+            let is_row = |lane: usize| slice.ids[place + lane] != u64::MAX;
+            for (lane, row) in rows.chunks_exact(dim).enumerate().filter(|&(lane, _)| is_row(lane)) {
+                for ((dim, v), centroid) in tile.iter_mut().zip(row).zip(centroid) {
                     dim[lane] = v - centroid;
                 }
             }
-            let half = &mut slice.half[place..place + ROWS];
-            let codes = &mut slice.codes[place * stride..(place + ROWS) * stride];
-            self.quantizer.encode(self.byte_kernel, &rows, codes, half);
             let bits = &mut slice.bits[b * words..(b + 1) * words];
             let half_square = if l2 { 1.0 } else { 0.0 };
             *factors = self.kernel.encode(self.rotation, &mut tile, &shift, half_square, bits);
-            for (lane, &id) in slice.ids[place..place + ROWS].iter().enumerate() {
-                if id == u64::MAX {
-                    factors.add[lane] = f32::NEG_INFINITY;
-                    factors.scale[lane] = 0.0;
-                }
+            for lane in (0..ROWS).filter(|&lane| !is_row(lane)) {
+                factors.add[lane] = f32::NEG_INFINITY;
+                factors.scale[lane] = 0.0;
             }
         }
     }
@@ -384,14 +421,16 @@ mod tests {
     #[test]
     fn a_layout_is_chosen_by_rows_and_width() {
         let plan = |layout, rows, dim| Plan::new(&Options { layout, ..Options::default() }, rows, dim);
-        let flat = Plan { graph: false, lists: 0 };
+        let flat = Plan { scanned: Scanned::Bits, lists: 0 };
         assert_eq!(plan(Layout::Auto, AUTO_FLAT - 1, 768), flat);
-        assert_eq!(plan(Layout::Auto, AUTO_FLAT, 128), Plan { graph: true, lists: 0 });
+        assert_eq!(plan(Layout::Auto, AUTO_FLAT, 128), Plan { scanned: Scanned::None, lists: 0 });
         let lists = plan(Layout::Auto, AUTO_FLAT, 127);
-        assert!(!lists.graph && lists.lists > 100, "{lists:?}");
+        assert!(lists.scanned == Scanned::Bytes && lists.lists > 100, "{lists:?}");
         assert_eq!(plan(Layout::Ivf, 3, 768).lists, 3);
-        assert_eq!(plan(Layout::Flat, 1 << 30, 8), flat);
-        let asked = Options { layout: Layout::Ivf, lists: 7, ..Options::default() };
-        assert_eq!(Plan::new(&asked, 1000, 8), Plan { graph: false, lists: 7 });
+        assert_eq!(plan(Layout::Flat, 1 << 30, 8), Plan { scanned: Scanned::Bytes, lists: 0 });
+        let asked = Options { layout: Layout::Ivf, lists: 7, bits: 1, ..Options::default() };
+        assert_eq!(Plan::new(&asked, 1000, 8), Plan { scanned: Scanned::Bits, lists: 7 });
+        let asked = Options { layout: Layout::Flat, bits: 8, ..Options::default() };
+        assert_eq!(Plan::new(&asked, 1000, 768), Plan { scanned: Scanned::Bytes, lists: 0 });
     }
 }

@@ -17,6 +17,11 @@ impl Candidates {
         Self { limit, threshold: f32::NEG_INFINITY, held: Vec::new() }
     }
 
+    /// How many it keeps.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// A score below this is not among the best; one that is equal only with a lower place than one
     /// of them.
     #[inline]
@@ -57,7 +62,6 @@ impl Candidates {
     }
 
     /// Best first.
-    #[cfg(test)]
     pub(crate) fn into_sorted_places(mut self) -> Vec<u32> {
         self.shrink();
         self.held.sort_unstable();

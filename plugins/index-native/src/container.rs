@@ -8,11 +8,12 @@
 //! | scales | `places` f32: what makes a row's length 1; only under cosine |
 //! | center | `dim` f32: the mean of the rows |
 //! | centroids | `[lists, dim]` f32 row-major |
+//! | near half, near codes | the centroids as [`int8::Blocks`] |
 //! | starts | `lists + 1` u32: the first block of each list; only with lists |
-//! | factors | one [`Factors`] a block |
-//! | bits | `[blocks, words]` of [`Word`] row-major |
+//! | factors | one [`Factors`] a block; only where codes of one bit are scanned |
+//! | bits | `[blocks, words]` of [`Word`] row-major; as `factors` |
 //! | half | `places` i32, see [`int8::Codes`] |
-//! | codes | `[places, stride]` u8 row-major, see [`int8::Codes`] |
+//! | codes | u8: [`int8::Blocks`] where they are scanned, else `[places, stride]` row-major, see [`int8::Codes`] |
 //! | originals | `[places, dim]` row-major, f16 where that loses nothing, else f32 |
 //! | graph | `graph_bytes` of u32, see [`graph`](crate::graph); only with the layout `graph` |
 //!
@@ -36,7 +37,7 @@ use std::{
 };
 
 const MAGIC: [u8; 8] = *b"MGRNATV\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const ALIGN: usize = 64;
 
 /// A place has a number of 32 bits.
@@ -53,7 +54,7 @@ struct Head {
     metric: u32,
     dim: u64,
     shape: RawShape,
-    reserved: [u64; 5],
+    reserved: [u64; 4],
     /// Of all bytes before it.
     check: u64,
 }
@@ -70,6 +71,18 @@ struct RawShape {
     /// Of the int8 codes, as bits.
     scale: u32,
     probes: u64,
+    scanned: u64,
+}
+
+/// Which codes of all rows, or of those in some lists, a search scans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scanned {
+    /// None: a graph is walked.
+    None,
+    /// Those of one bit a dimension.
+    Bits,
+    /// Those of eight bits.
+    Bytes,
 }
 
 /// What the header says beside width and metric.
@@ -84,6 +97,8 @@ pub(crate) struct Shape {
     /// How many lists a search scans where nothing says so; 0 without lists.
     pub(crate) probes: usize,
     pub(crate) graph_bytes: usize,
+    /// What is scanned.
+    pub(crate) scanned: Scanned,
     /// Of the rotation.
     pub(crate) seed: u64,
     /// Whether the originals are f32.
@@ -107,6 +122,7 @@ impl Shape {
             wide: u32::from(self.wide),
             scale: self.scale.to_bits(),
             probes: self.probes as u64,
+            scanned: self.scanned as u64,
         }
     }
 
@@ -117,6 +133,11 @@ impl Shape {
             lists: raw.lists.try_into().ok()?,
             probes: raw.probes.try_into().ok()?,
             graph_bytes: raw.graph_bytes.try_into().ok()?,
+            scanned: match raw.scanned {
+                0 => Scanned::None,
+                1 => Scanned::Bits,
+                _ => Scanned::Bytes,
+            },
             seed: raw.seed,
             wide: raw.wide == 1,
             scale: f32::from_bits(raw.scale),
@@ -125,7 +146,8 @@ impl Shape {
             && shape.places <= MAX_PLACES
             && shape.places.is_multiple_of(ROWS)
             && shape.lists <= shape.rows
-            && shape.probes <= shape.lists;
+            && shape.probes <= shape.lists
+            && (shape.graph_bytes > 0) == (shape.scanned == Scanned::None);
         (possible && shape.raw() == *raw).then_some(shape)
     }
 }
@@ -145,7 +167,7 @@ impl Head {
             metric: spec.metric as u32,
             dim: spec.dim as u64,
             shape: shape.raw(),
-            reserved: [0; 5],
+            reserved: [0; 4],
             check: 0,
         };
         head.check = head.own_check();
@@ -167,6 +189,8 @@ pub(crate) enum Part {
     Scales,
     Center,
     Centroids,
+    NearHalf,
+    NearCodes,
     Starts,
     Factors,
     Bits,
@@ -177,12 +201,14 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Ids,
         Self::Order,
         Self::Scales,
         Self::Center,
         Self::Centroids,
+        Self::NearHalf,
+        Self::NearCodes,
         Self::Starts,
         Self::Factors,
         Self::Bits,
@@ -199,6 +225,8 @@ impl Part {
             Self::Scales => "scales",
             Self::Center => "center",
             Self::Centroids => "centroids",
+            Self::NearHalf => "near half",
+            Self::NearCodes => "near codes",
             Self::Starts => "starts",
             Self::Factors => "factors",
             Self::Bits => "bits",
@@ -213,6 +241,7 @@ impl Part {
     fn bytes(self, spec: IndexSpec, shape: &Shape) -> Option<usize> {
         let Shape { rows, places, lists, .. } = *shape;
         let with_lists = lists > 0;
+        let bit_blocks = if shape.scanned == Scanned::Bits { shape.blocks() } else { 0 };
         let (count, size) = match self {
             Self::Ids => (places, 8),
             Self::Order => (if with_lists { rows } else { 0 }, 4),
@@ -220,9 +249,12 @@ impl Part {
             Self::Center => (spec.dim, 4),
             Self::Centroids => (lists.checked_mul(spec.dim)?, 4),
             Self::Starts => (if with_lists { lists + 1 } else { 0 }, 4),
-            Self::Factors => (shape.blocks(), size_of::<Factors>()),
-            Self::Bits => (shape.blocks().checked_mul(rabitq::words(spec.dim))?, size_of::<Word>()),
+            Self::NearHalf => (lists.next_multiple_of(ROWS), 4),
+            Self::NearCodes => (lists.div_ceil(ROWS), int8::block_bytes(spec.dim)),
+            Self::Factors => (bit_blocks, size_of::<Factors>()),
+            Self::Bits => (bit_blocks.checked_mul(rabitq::words(spec.dim))?, size_of::<Word>()),
             Self::Half => (places, 4),
+            Self::Codes if shape.scanned == Scanned::Bytes => (shape.blocks(), int8::block_bytes(spec.dim)),
             Self::Codes => (places, int8::stride(spec.dim)),
             Self::Originals => (places.checked_mul(spec.dim)?, if shape.wide { 4 } else { 2 }),
             Self::Graph => (shape.graph_bytes, 1),
@@ -388,10 +420,10 @@ impl Container {
         }
         let span =
             |first: Part, last: Part| self.layout[first as usize].start..self.layout[last as usize].end;
-        let spans = match self.shape.graph_bytes {
-            0 => vec![span(Part::Factors, Part::Bits)],
-            // Of the codes of one bit nothing is read but under a filter that few rows pass.
-            _ => vec![span(Part::Half, Part::Codes), span(Part::Graph, Part::Graph)],
+        let spans = match self.shape.scanned {
+            Scanned::Bits => vec![span(Part::NearHalf, Part::Bits)],
+            Scanned::Bytes => vec![span(Part::NearHalf, Part::Codes)],
+            Scanned::None => vec![span(Part::Half, Part::Codes), span(Part::Graph, Part::Graph)],
         };
         for span in spans.into_iter().filter(|span| !span.is_empty()) {
             let mut hot = anonymous(span.len())?;

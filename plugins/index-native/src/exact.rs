@@ -26,7 +26,7 @@ impl Exact<'_> {
     pub(crate) fn among(
         &self,
         cx: &dyn CallContext,
-        rows: &[usize],
+        rows: &[u32],
         visit: impl Fn(usize, &mut [f32], &mut dyn FnMut(u64, &[f32], f32)) + Sync,
     ) -> Result<Vec<Best>> {
         let Self { kernel, spec, queries, .. } = *self;
@@ -40,7 +40,7 @@ impl Exact<'_> {
                 if at % 1024 == 0 {
                     cx.check()?;
                 }
-                visit(row, &mut room, &mut |id, vector, scale| {
+                visit(row as usize, &mut room, &mut |id, vector, scale| {
                     for (best, query) in best.iter_mut().zip(queries) {
                         best.push(Hit::new(id, kernel.score(spec.metric, query, vector, scale)));
                     }
@@ -128,30 +128,24 @@ unsafe fn sum_avx2(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
 /// adds in one step.
 #[inline(always)]
 fn sum<const FUSED: bool>(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
-    if metric == Metric::L2 {
-        lanes::<FUSED>(a, b, |a, b| (a - b, a - b))
-    } else {
-        lanes::<FUSED>(a, b, |a, b| (a, b))
-    }
+    // Narrow vectors would leave most lanes of the wide loop idle.
+    if a.len() < 128 { lanes::<FUSED, 16>(metric, a, b) } else { lanes::<FUSED, 64>(metric, a, b) }
 }
 
 #[inline(always)]
-fn lanes<const FUSED: bool>(a: &[f32], b: &[f32], factors: impl Fn(f32, f32) -> (f32, f32) + Copy) -> f32 {
-    const LANES: usize = 64;
-    let add = |sum: &mut f32, a: f32, b: f32| {
-        let (a, b) = factors(a, b);
-        *sum = if FUSED { a.mul_add(b, *sum) } else { a * b + *sum };
-    };
+fn lanes<const FUSED: bool, const LANES: usize>(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (whole, rest) = a.as_chunks::<LANES>();
     let (other, other_rest) = b.as_chunks::<LANES>();
+    // Loops instead of closures: a closure has not the features of the function around it.
     for (a, b) in whole.iter().zip(other) {
-        for i in 0..LANES {
-            add(&mut sums[i], a[i], b[i]);
-        }
+        add::<FUSED, LANES>(metric, a, b, &mut sums);
     }
-    for (i, (&a, &b)) in rest.iter().zip(other_rest).enumerate() {
-        add(&mut sums[i], a, b);
+    if !rest.is_empty() {
+        let mut tails = [[0.0; LANES]; 2];
+        tails[0][..rest.len()].copy_from_slice(rest);
+        tails[1][..other_rest.len()].copy_from_slice(other_rest);
+        add::<FUSED, LANES>(metric, &tails[0], &tails[1], &mut sums);
     }
     // Halves onto each other, as registers are added up.
     let mut width = LANES / 2;
@@ -162,6 +156,19 @@ fn lanes<const FUSED: bool>(a: &[f32], b: &[f32], factors: impl Fn(f32, f32) -> 
         width /= 2;
     }
     sums[0]
+}
+
+#[inline(always)]
+fn add<const FUSED: bool, const LANES: usize>(
+    metric: Metric,
+    a: &[f32; LANES],
+    b: &[f32; LANES],
+    sums: &mut [f32; LANES],
+) {
+    for i in 0..LANES {
+        let (a, b) = if metric == Metric::L2 { (a[i] - b[i], a[i] - b[i]) } else { (a[i], b[i]) };
+        sums[i] = if FUSED { a.mul_add(b, sums[i]) } else { a * b + sums[i] };
+    }
 }
 
 fn squared_length(vector: &[f32]) -> f64 {

@@ -1,12 +1,12 @@
 use crate::{
     best::Best,
     build::{Source, build},
-    container::Part,
+    container::{Part, Scanned},
     exact::{Exact, check_lengths, prepare},
     int8::MAX_DIM,
     options::{Layout, Options},
     rabitq::Kernel,
-    sealed::{Request, Sealed},
+    sealed::{self, Request, Sealed},
     staged::Staged,
 };
 use magray_plugin_api::{
@@ -25,10 +25,14 @@ const CHUNK: usize = 1024;
 /// Fewer staged rows are never sealed by a search.
 const SEAL: usize = 8192;
 
-/// A filter that lets at most one row in so many through, and no more than `exact_below`, is turned into a
-/// list of rows, which are compared exactly. By estimate: scanning a code takes about a nanosecond, and to find a row and compare
-/// it some hundred.
-const SPARSE: usize = 64;
+/// A filter that lets at most one row in so many through is turned into a list of rows, which are compared one by
+/// one: where codes of one bit are scanned, and where those of eight are. Measured: to find a row and compare it
+/// takes some 60 ns at width 384, to scan one 2.5; at width 50 some 150 (in lists) and 1.6.
+const SPARSE: (usize, usize) = (32, 256);
+
+/// A walk with a filter compares about the square root of so many rows for each that there is and each that is kept
+/// in view, where no more pass, so that to compare each of these is the better way. Measured on 200,000 x 768.
+const WALKED: usize = 16;
 
 /// Rows that a walk of a graph keeps in view. Measured on 100,000 MiniLM vectors: 98 of 100 are found.
 const BREADTH: usize = 128;
@@ -335,16 +339,17 @@ impl VectorIndex for Native {
                 let each = sealed.container().part_bytes(part) as f64 / sealed.rows().max(1) as f64;
                 (part.name().to_owned(), serde_json::json!((each * 10.0).round() / 10.0))
             });
-            shown["layout"] = match (sealed.has_graph(), sealed.lists()) {
-                (true, _) => "graph",
+            shown["layout"] = match (sealed.scanned(), sealed.lists()) {
+                (Scanned::None, _) => "graph",
                 (_, 0) => "flat",
                 _ => "ivf",
             }
             .into();
+            shown["bits"] = if sealed.scanned() == Scanned::Bits { 1 } else { 8 }.into();
             shown["lists"] = sealed.lists().into();
             shown["probes"] = self.probes(&options, sealed, SearchParams::default()).into();
             shown["breadth"] = self.breadth(&options, SearchParams::default()).into();
-            shown["rescore"] = self.rescore(&options, 10, SearchParams::default()).into();
+            shown["rescore"] = self.rescore(&options, sealed, 10, SearchParams::default()).into();
             shown["originals"] = if sealed.is_wide() { "f32" } else { "f16" }.into();
             shown["bytes_per_vector"] = bytes.into_iter().collect::<serde_json::Map<_, _>>().into();
         }
@@ -353,12 +358,18 @@ impl VectorIndex for Native {
 }
 
 impl Native {
-    fn rescore(&self, options: &Options, k: usize, params: SearchParams) -> usize {
+    fn rescore(&self, options: &Options, sealed: &Sealed, k: usize, params: SearchParams) -> usize {
         let asked = if params.rescore > 0 { params.rescore as usize } else { options.rescore };
-        // A code of one bit a dimension says less the fewer dimensions there are. Measured: recall@10 is
-        // .996 for 100 at width 384 and .999 at 784; 1600 are .986 at width 50.
-        let auto = (100.0 * (384.0 / self.spec.dim as f64).powf(1.5).max(1.0)) as usize;
-        let width = if asked > 0 { asked } else { auto.max(8 * k) };
+        let width = match sealed.scanned() {
+            _ if asked > 0 => asked,
+            // A code of one bit a dimension says less the fewer dimensions there are. Measured: recall@10 is
+            // .996 for 100 at width 384 and .999 at 784; 1600 are .986 at width 50.
+            Scanned::Bits => {
+                let narrow = (384.0 / self.spec.dim as f64).powf(1.5).max(1.0);
+                ((100.0 * narrow) as usize).max(8 * k)
+            }
+            _ => 2 * sealed::exact(k),
+        };
         width.max(k)
     }
 
@@ -398,26 +409,30 @@ impl Native {
         let request = Request {
             queries,
             k,
-            rescore: self.rescore(&options, k, params).min(sealed.places()),
+            rescore: self.rescore(&options, sealed, k, params).min(sealed.places()),
             probes,
             breadth: self.breadth(&options, params),
+            passing,
             accept: (filter.is_some() || rows.dead_count > 0).then_some(&accept),
             threads: self.host.threads(),
         };
-        if passing <= options.exact_below.min(sealed.rows() / SPARSE) || passing <= request.rescore {
-            let places: Vec<usize> = match filter {
-                Some(filter) => filter.iter().filter_map(|id| rows.find_sealed(id)).collect(),
-                None => (0..sealed.places()).filter(|&place| ids[place] != u64::MAX).collect(),
-            };
-            let places: Vec<usize> = places.into_iter().filter(|&place| !rows.is_dead(place)).collect();
-            return sealed.exact(cx, &request, &places);
+        let is_small = sealed.rows() <= options.exact_below || passing <= request.rescore;
+        let are_few = match sealed.scanned() {
+            Scanned::Bits => passing <= sealed.rows() / SPARSE.0,
+            Scanned::Bytes => passing <= sealed.rows() / SPARSE.1,
+            Scanned::None => {
+                filter.is_some() && passing.saturating_pow(2) <= WALKED * sealed.rows() * request.breadth
+            }
+        };
+        if !is_small && !are_few {
+            return sealed.search(cx, &request);
         }
-        if sealed.rows() <= options.exact_below {
-            let live = |&place: &usize| ids[place] != u64::MAX && accept(place);
-            let places: Vec<usize> = (0..sealed.places()).filter(live).collect();
-            return sealed.exact(cx, &request, &places);
-        }
-        sealed.search(cx, &request)
+        let mut places = match filter {
+            Some(filter) if passing < sealed.rows() => sealed.find_all(filter.iter()),
+            _ => (0..sealed.places() as u32).filter(|&place| ids[place as usize] != u64::MAX).collect(),
+        };
+        places.retain(|&place| accept(place as usize));
+        if is_small { sealed.exact(cx, &request, &places) } else { sealed.among(cx, &request, &places) }
     }
 
     fn search_staged(
@@ -429,12 +444,14 @@ impl Native {
         filter: Option<IdFilter<'_>>,
     ) -> Result<Vec<Best>> {
         let staged = &rows.staged;
-        let listed: Vec<usize> = match filter {
+        // More than 2^32 rows are not staged: they would be sealed before.
+        let all = 0..staged.len() as u32;
+        let listed: Vec<u32> = match filter {
             Some(filter) if filter.count() < staged.len() as u64 => {
-                filter.iter().filter_map(|id| staged.find(id)).collect()
+                filter.iter().filter_map(|id| staged.find(id)).map(|row| row as u32).collect()
             }
-            Some(filter) => (0..staged.len()).filter(|&row| filter.contains(staged.id(row))).collect(),
-            None => (0..staged.len()).collect(),
+            Some(filter) => all.filter(|&row| filter.contains(staged.id(row as usize))).collect(),
+            None => all.collect(),
         };
         let exact = Exact { kernel: self.kernel, spec: self.spec, threads: self.host.threads(), queries, k };
         exact.among(cx, &listed, |row, _, score| {

@@ -23,6 +23,9 @@ pub enum Layout {
 pub struct Options {
     /// How rows are laid out.
     pub layout: Layout,
+    /// Bits a dimension of the codes that a search scans, in the layouts that do: 1, 8, or 0 for 8 where vectors are
+    /// narrower than 128 and codes of one bit say little. Counts when the index is built.
+    pub bits: u8,
     /// How many of the rows with the best codes are scored more exactly; 0 to choose by the width, 10
     /// to 100000. A search can override it.
     pub rescore: usize,
@@ -44,7 +47,16 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { layout: Layout::Auto, rescore: 0, lists: 0, probes: 0, breadth: 0, exact_below: 2048, seed: 0 }
+        Self {
+            layout: Layout::Auto,
+            bits: 0,
+            rescore: 0,
+            lists: 0,
+            probes: 0,
+            breadth: 0,
+            exact_below: 2048,
+            seed: 0,
+        }
     }
 }
 
@@ -54,6 +66,7 @@ impl Options {
         "additionalProperties": false,
         "properties": {
             "layout": {"enum": ["auto", "flat", "ivf", "graph"], "default": "auto"},
+            "bits": {"enum": [0, 1, 8], "default": 0},
             "rescore": {"type": "integer", "minimum": 0, "maximum": 100000, "default": 0},
             "lists": {"type": "integer", "minimum": 0, "maximum": 1000000, "default": 0},
             "probes": {"type": "integer", "minimum": 0, "maximum": 1000000, "default": 0},
@@ -68,6 +81,12 @@ impl Options {
     /// # Errors
     /// `INVALID_CONFIG` for a value out of range.
     pub(crate) fn checked(self) -> Result<Self> {
+        if ![0, 1, 8].contains(&self.bits) {
+            return Err(Error::new(
+                ErrorCode::INVALID_CONFIG,
+                format!("bits is {}; it is 0, 1 or 8", self.bits),
+            ));
+        }
         within("rescore", self.rescore, 0..=100_000)?;
         within("lists", self.lists, 0..=1_000_000)?;
         within("probes", self.probes, 0..=1_000_000)?;
@@ -118,7 +137,7 @@ mod tests {
     fn the_schema_names_every_option() {
         let schema: serde_json::Value = serde_json::from_str(Options::SCHEMA).unwrap();
         let names: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-        assert_eq!(names.len(), 7);
+        assert_eq!(names.len(), 8);
         for name in names {
             let error = serde_json::from_str::<Options>(&format!(r#"{{"{name}":[]}}"#)).unwrap_err();
             assert!(!error.to_string().contains("unknown field"), "{name}");
@@ -129,6 +148,8 @@ mod tests {
     #[test]
     fn what_is_out_of_range_is_refused() {
         let options: Options = serde_json::from_str(r#"{"rescore":100001}"#).unwrap();
+        assert_eq!(options.checked().unwrap_err().code(), ErrorCode::INVALID_CONFIG);
+        let options: Options = serde_json::from_str(r#"{"bits":4}"#).unwrap();
         assert_eq!(options.checked().unwrap_err().code(), ErrorCode::INVALID_CONFIG);
         let mut options = Options::default();
         assert_eq!(options.tune("seed", "1").unwrap_err().code(), ErrorCode::UNSUPPORTED);

@@ -4,7 +4,7 @@ use crate::{
     best::Best,
     build::Plan,
     candidates::Candidates,
-    container::{Container, Part},
+    container::{Container, Part, Scanned},
     exact::Exact,
     graph::{ByCodes, Graph, Outline, Scratch},
     int8::{self, Quantizer},
@@ -27,18 +27,27 @@ const THREAD_WORDS: usize = 4 << 20;
 /// Rows in view of walks that are worth a thread, some 100 µs.
 const THREAD_STEPS: usize = 256;
 
-/// So many rows are scanned in the time in which a walk compares one.
-const SCANNED: usize = 50;
+/// Bytes of int8 codes that are worth a thread, some 200 µs.
+const THREAD_CODES: usize = 2 << 20;
+
+/// Originals that are asked of memory ahead.
+const AHEAD: usize = 4;
 
 /// Queries that a thread scans together.
 const GROUP: usize = 16;
 
+/// Bytes of int8 codes that all queries of a group are compared with before the next ones are read: a quarter of
+/// a second-level cache.
+const CHUNK_CODES: usize = 256 << 10;
+
 /// The share of the nearest rows that the lists which a search scans by default must hold.
 const FOUND: f64 = 0.99;
 
-/// Of the rows that were scored by int8 codes so many times `k` are scored by the originals, and a few
-/// more, for in one case of a thousand the order of int8 scores is off by as much.
-const EXACT: (usize, usize) = (2, 8);
+/// How many of the rows that were scored by int8 codes are scored by the originals: in one case of a thousand the
+/// order of int8 scores is off by as much.
+pub(crate) fn exact(k: usize) -> usize {
+    2 * k + 8
+}
 
 /// The index as it was built, in memory or mapped from its file.
 #[derive(Debug)]
@@ -66,6 +75,8 @@ pub(crate) struct Request<'a> {
     pub(crate) probes: usize,
     /// How many rows a walk keeps in view, where there is a graph.
     pub(crate) breadth: usize,
+    /// About how many rows may be found.
+    pub(crate) passing: usize,
     /// Which places may be found.
     pub(crate) accept: Option<Accept<'a>>,
     pub(crate) threads: usize,
@@ -163,6 +174,28 @@ impl Sealed {
         Some(order[at] as usize)
     }
 
+    /// The places of those of `ids`, ascending, that are there.
+    pub(crate) fn find_all(&self, ids: impl Iterator<Item = u64>) -> Vec<u32> {
+        // A place has a number of 32 bits: a file with more is refused.
+        if self.lists() > 0 {
+            return ids.filter_map(|id| self.find(id)).map(|place| place as u32).collect();
+        }
+        let held = &self.ids()[..self.rows()];
+        let mut at = 0;
+        // Both ascend: from where the one before was, in steps that double, it is near.
+        ids.filter_map(|id| {
+            let rest = &held[at..];
+            let mut step = 1;
+            while rest.get(step).is_some_and(|&other| other < id) {
+                step *= 2;
+            }
+            let begin = step / 2;
+            at += begin + rest[begin..rest.len().min(step + 1)].partition_point(|&other| other < id);
+            (held.get(at) == Some(&id)).then_some(at as u32)
+        })
+        .collect()
+    }
+
     /// Reads the vector at `place` into `out`, and what makes its length 1 under cosine, else 1.
     pub(crate) fn read(&self, place: usize, out: &mut [f32]) -> f32 {
         let range = place * self.spec.dim..(place + 1) * self.spec.dim;
@@ -182,21 +215,25 @@ impl Sealed {
     /// Whether it is laid out as `options` say.
     pub(crate) fn is_as(&self, options: &Options) -> bool {
         let shape = self.container.shape();
-        Plan::new(options, shape.rows, self.spec.dim) == Plan { graph: self.has_graph(), lists: shape.lists }
+        Plan::new(options, shape.rows, self.spec.dim) == Plan { scanned: shape.scanned, lists: shape.lists }
             && options.seed == shape.seed
     }
 
-    /// Whether it is walked and not scanned.
-    pub(crate) fn has_graph(&self) -> bool {
-        self.outline.is_some()
+    /// Which codes a search scans.
+    pub(crate) fn scanned(&self) -> Scanned {
+        self.container.shape().scanned
     }
 
+    /// The int8 codes, where they lie row by row.
     fn codes(&self) -> Option<int8::Codes<'_>> {
+        if self.scanned() == Scanned::Bytes {
+            return None;
+        }
         let stride = int8::stride(self.spec.dim);
         int8::Codes::new(stride, self.container.part(Part::Codes), self.container.part(Part::Half))
     }
 
-    fn scan(&self) -> Scan<'_> {
+    fn bits(&self) -> Scan<'_> {
         Scan {
             kernel: self.kernel,
             words: rabitq::words(self.spec.dim),
@@ -210,7 +247,7 @@ impl Sealed {
         &self,
         cx: &dyn CallContext,
         request: &Request<'_>,
-        places: &[usize],
+        places: &[u32],
     ) -> Result<Vec<Vec<Hit>>> {
         let Request { queries, k, threads, .. } = *request;
         let exact = Exact { kernel: self.kernel, spec: self.spec, threads, queries, k };
@@ -219,6 +256,39 @@ impl Sealed {
             score(self.ids()[place], room, scale);
         })?;
         Ok(found.into_iter().map(Best::into_sorted).collect())
+    }
+
+    /// The hits of each query, best first, among the rows at `places`: by all of their int8 codes, and of the best
+    /// by the originals.
+    pub(crate) fn among(
+        &self,
+        cx: &dyn CallContext,
+        request: &Request<'_>,
+        places: &[u32],
+    ) -> Result<Vec<Vec<Hit>>> {
+        let best = Candidates::new(exact(request.k));
+        let Some(codes) = self.codes().filter(|_| places.len() > best.limit()) else {
+            return self.exact(cx, request, places);
+        };
+        let work = places.len() * codes.stride() * request.queries.len();
+        let threads = request.threads.min(work / THREAD_CODES).max(1);
+        let share = request.queries.len().div_ceil(threads).clamp(1, GROUP);
+        let groups: Vec<&[Vec<f32>]> = request.queries.chunks(share).collect();
+        let found = parallel::map(threads, groups, |queries| {
+            let coded = self.coded(queries);
+            let mut best = vec![best.clone(); queries.len()];
+            for places in places.chunks((CHUNK_CODES / codes.stride()).max(1)) {
+                cx.check()?;
+                for (at, best) in best.iter_mut().enumerate() {
+                    self.offer(codes, coded.get(at), places, best);
+                }
+            }
+            let found = queries.iter().zip(best);
+            Ok(found
+                .map(|(query, best)| self.by_originals(request, query, &best.into_places()))
+                .collect::<Vec<_>>())
+        })?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// The hits of each query, best first, by the codes.
@@ -230,6 +300,7 @@ impl Sealed {
         }
         let blocks = self.container.shape().blocks();
         let share = if self.lists() == 0 { 1.0 } else { request.probes as f64 / self.lists() as f64 };
+        // Of both kinds of codes a word takes about as long.
         let words = (self.places() * rabitq::words(self.spec.dim)) as f64 * share;
         let work = (words * request.queries.len() as f64) as usize;
         let threads = request.threads.min(work / THREAD_WORDS).max(1);
@@ -238,9 +309,8 @@ impl Sealed {
             let part = blocks.div_ceil(threads).max(1);
             let parts: Vec<Range<usize>> =
                 (0..blocks).step_by(part).map(|begin| begin..blocks.min(begin + part)).collect();
-            let tables = self.tables(request.queries);
-            let mut parts =
-                parallel::map(threads, parts, |part| self.scan_flat(cx, request, &tables, part))?.into_iter();
+            let scan = |part| self.scan(cx, request, request.queries, part);
+            let mut parts = parallel::map(threads, parts, scan)?.into_iter();
             let mut found = parts.next().unwrap_or_default();
             for part in parts {
                 found.iter_mut().zip(part).for_each(|(all, part)| all.merge(part));
@@ -251,16 +321,82 @@ impl Sealed {
         let share = request.queries.len().div_ceil(threads).clamp(1, GROUP);
         let groups: Vec<&[Vec<f32>]> = request.queries.chunks(share).collect();
         let found = parallel::map(threads, groups, |queries| {
-            let tables = self.tables(queries);
-            let found = if self.lists() == 0 {
-                self.scan_flat(cx, request, &tables, 0..blocks)?
-            } else {
-                self.scan_lists(cx, request, queries, &tables)?
-            };
+            let found = self.scan(cx, request, queries, 0..blocks)?;
             let found = queries.iter().zip(found).map(|(query, found)| self.rescore(request, query, found));
             Ok(found.collect::<Vec<_>>())
         })?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// The rows of each query with the best codes, of `blocks`, or of the lists where there are some.
+    fn scan(
+        &self,
+        cx: &dyn CallContext,
+        request: &Request<'_>,
+        queries: &[Vec<f32>],
+        blocks: Range<usize>,
+    ) -> Result<Vec<Candidates>> {
+        match (self.scanned(), self.lists()) {
+            (Scanned::Bytes, lists) => self.scan_bytes(cx, request, queries, blocks, lists > 0),
+            (_, 0) => self.scan_flat(cx, request, &self.tables(queries), blocks),
+            _ => self.scan_lists(cx, request, queries, &self.tables(queries)),
+        }
+    }
+
+    fn scan_bytes(
+        &self,
+        cx: &dyn CallContext,
+        request: &Request<'_>,
+        queries: &[Vec<f32>],
+        blocks: Range<usize>,
+        by_list: bool,
+    ) -> Result<Vec<Candidates>> {
+        let mut found = vec![Candidates::new(request.rescore); queries.len()];
+        let (ids, distance) = (self.ids(), self.spec.metric == Metric::L2);
+        let codes = int8::Blocks::new(
+            self.spec.dim,
+            self.container.part(Part::Codes),
+            self.container.part(Part::Half),
+        );
+        let Some(codes) = codes else { return Ok(found) };
+        let coded = self.coded(queries);
+        let mut scan = |at: usize, blocks: Range<usize>| {
+            // The last block of a list may have places without a row.
+            let last = blocks.end.saturating_sub(1) * ROWS;
+            let accept = |place: usize| {
+                (place < last || ids[place] != u64::MAX) && request.accept.is_none_or(|accept| accept(place))
+            };
+            codes.scan(self.byte_kernel, blocks, coded.get(at), distance, accept, &mut found[at]);
+        };
+        if by_list {
+            let starts: &[u32] = self.container.part(Part::Starts);
+            let of = |list: u32| starts[list as usize] as usize..starts[list as usize + 1] as usize;
+            for at in 0..queries.len() {
+                cx.check()?;
+                let lists = self.nearest_lists(coded.get(at), request.probes);
+                for (number, &list) in lists.iter().enumerate() {
+                    if let Some(&next) = lists.get(number + 1) {
+                        codes.prefetch(of(next));
+                    }
+                    scan(at, of(list));
+                }
+            }
+            return Ok(found);
+        }
+        let block_bytes = int8::block_bytes(self.spec.dim);
+        for begin in blocks.clone().step_by((CHUNK_CODES / block_bytes).max(1)) {
+            cx.check()?;
+            let end = blocks.end.min(begin + (CHUNK_CODES / block_bytes).max(1));
+            (0..queries.len()).for_each(|at| scan(at, begin..end));
+        }
+        Ok(found)
+    }
+
+    /// The queries as they are compared with int8 codes.
+    fn coded(&self, queries: &[Vec<f32>]) -> int8::Queries {
+        let mut coded = int8::Queries::new(int8::stride(self.spec.dim));
+        queries.iter().for_each(|query| self.quantizer.push_query(self.spec.metric, query, &mut coded));
+        coded
     }
 
     /// What the scan looks up for each query.
@@ -294,7 +430,7 @@ impl Sealed {
         blocks: Range<usize>,
     ) -> Result<Vec<Candidates>> {
         let mut found = vec![Candidates::new(request.rescore); tables.len()];
-        let scan = self.scan();
+        let scan = self.bits();
         // A few milliseconds of work between two looks at the context.
         let step = ((32 << 20) / (scan.words * ROWS * tables.len().max(1))).max(64);
         for begin in blocks.clone().step_by(step) {
@@ -316,16 +452,17 @@ impl Sealed {
         queries: &[Vec<f32>],
         tables: &[rabitq::Query],
     ) -> Result<Vec<Candidates>> {
-        let scan = self.scan();
+        let scan = self.bits();
         let starts: &[u32] = self.container.part(Part::Starts);
+        let coded = self.coded(queries);
         let mut all = Vec::with_capacity(queries.len());
-        for (query, table) in queries.iter().zip(tables) {
+        for (at, (query, table)) in queries.iter().zip(tables).enumerate() {
             cx.check()?;
             let mut found = Candidates::new(request.rescore);
-            for list in self.nearest_lists(query, request.probes) {
-                let at = list.id as usize;
-                let blocks = starts[at] as usize..starts[at + 1] as usize;
-                let target = Target { query: table, base: list.score, found: &mut found };
+            for list in self.nearest_lists(coded.get(at), request.probes) {
+                let list = list as usize;
+                let blocks = starts[list] as usize..starts[list + 1] as usize;
+                let target = Target { query: table, base: self.base(query, list), found: &mut found };
                 scan.run(blocks, &mut [target], request.accept);
             }
             all.push(found);
@@ -333,19 +470,25 @@ impl Sealed {
         Ok(all)
     }
 
-    /// The lists to scan, the nearest first, each as a hit with its number and the term of a score that
-    /// is of the query and the list.
-    fn nearest_lists(&self, query: &[f32], probes: usize) -> Vec<Hit> {
-        let centroids: &[f32] = self.container.part(Part::Centroids);
-        let mut nearest = Best::new(probes.clamp(1, self.lists()));
-        for (list, centroid) in (0..).zip(centroids.chunks_exact(self.spec.dim)) {
-            let base = match self.spec.metric {
-                Metric::L2 => 0.5 * self.kernel.score(Metric::L2, query, centroid, 1.0),
-                _ => self.kernel.score(Metric::Dot, query, centroid, 1.0),
-            };
-            nearest.push(Hit::new(list, base));
+    /// The lists to scan, the nearest first, by the int8 codes of their centroids.
+    fn nearest_lists(&self, query: int8::Query<'_>, probes: usize) -> Vec<u32> {
+        let (codes, half) = (self.container.part(Part::NearCodes), self.container.part(Part::NearHalf));
+        let mut nearest = Candidates::new(probes.clamp(1, self.lists()));
+        if let Some(lists) = int8::Blocks::new(self.spec.dim, codes, half) {
+            let (all, is_list) = (0..self.lists().div_ceil(ROWS), |list| list < self.lists());
+            let distance = self.spec.metric == Metric::L2;
+            lists.scan(self.byte_kernel, all, query, distance, is_list, &mut nearest);
         }
-        nearest.into_sorted()
+        nearest.into_sorted_places()
+    }
+
+    /// The term of an estimate that is of the query and the list.
+    fn base(&self, query: &[f32], list: usize) -> f32 {
+        let centroid = &self.container.part(Part::Centroids)[list * self.spec.dim..][..self.spec.dim];
+        match self.spec.metric {
+            Metric::L2 => 0.5 * self.kernel.score(Metric::L2, query, centroid, 1.0),
+            _ => self.kernel.score(Metric::Dot, query, centroid, 1.0),
+        }
     }
 
     /// How many of the nearest lists hold [`FOUND`] of the nearest rows of `queries`, which are rows.
@@ -358,15 +501,24 @@ impl Sealed {
         // The nearest is the row itself.
         let k = 11.min(self.rows());
         let rescore = (32 * k).min(self.places());
-        let request =
-            Request { queries, k, rescore, probes: self.lists(), breadth: 0, accept: None, threads };
+        let request = Request {
+            queries,
+            k,
+            rescore,
+            probes: self.lists(),
+            breadth: 0,
+            passing: self.rows(),
+            accept: None,
+            threads,
+        };
         let found = self.search(cx, &request)?;
         let starts: &[u32] = self.container.part(Part::Starts);
         let mut ranks = Vec::new();
-        for (query, hits) in queries.iter().zip(found) {
+        let coded = self.coded(queries);
+        for (query, hits) in found.into_iter().enumerate() {
             let mut rank = vec![self.lists(); self.lists()];
-            for (at, list) in self.nearest_lists(query, self.lists()).iter().enumerate() {
-                rank[list.id as usize] = at;
+            for (at, list) in self.nearest_lists(coded.get(query), self.lists()).into_iter().enumerate() {
+                rank[list as usize] = at;
             }
             let places = hits.iter().skip(1).filter_map(|hit| self.find(hit.id));
             ranks.extend(places.map(|place| rank[list_of(starts, place / ROWS)] + 1));
@@ -377,39 +529,41 @@ impl Sealed {
     }
 
     /// Scores what a scan found by the int8 codes, and the best of that by the originals.
-    fn rescore(&self, request: &Request<'_>, query: &[f32], found: Candidates) -> Vec<Hit> {
+    fn rescore(&self, request: &Request<'_>, query: &Vec<f32>, found: Candidates) -> Vec<Hit> {
         let mut places = found.into_places();
-        let exact = EXACT.0 * request.k + EXACT.1;
-        if places.len() > exact
+        let mut best = Candidates::new(exact(request.k));
+        if places.len() > best.limit()
             && let Some(codes) = self.codes()
         {
-            let mut queries = int8::Queries::new(codes.stride());
-            self.quantizer.push_query(self.spec.metric, query, &mut queries);
-            let mut dots = vec![0; places.len()];
-            self.byte_kernel.dots(&codes, queries.get(0), &places, &mut dots);
-            let mut best = Candidates::new(exact);
-            for (&place, dot) in places.iter().zip(dots) {
-                let score = match self.spec.metric {
-                    Metric::L2 => dot - codes.half()[place as usize],
-                    _ => dot,
-                };
-                best.push(score as f32, place as usize);
-            }
+            let coded = self.coded(std::slice::from_ref(query));
+            self.offer(codes, coded.get(0), &places, &mut best);
             places = best.into_places();
         }
-        self.by_originals(request, query, places)
+        self.by_originals(request, query, &places)
+    }
+
+    /// Offers each of `places` by its int8 code.
+    fn offer(&self, codes: int8::Codes<'_>, query: int8::Query<'_>, places: &[u32], best: &mut Candidates) {
+        let mut dots = vec![0; places.len()];
+        self.byte_kernel.dots(&codes, query, places, &mut dots);
+        for (&place, dot) in places.iter().zip(dots) {
+            let score = match self.spec.metric {
+                Metric::L2 => dot.wrapping_sub(codes.half()[place as usize]),
+                _ => dot,
+            };
+            best.push(score as f32, place as usize);
+        }
     }
 
     /// The best of some places by the originals.
-    fn by_originals(
-        &self,
-        request: &Request<'_>,
-        query: &[f32],
-        places: impl IntoIterator<Item = u32>,
-    ) -> Vec<Hit> {
+    fn by_originals(&self, request: &Request<'_>, query: &[f32], places: &[u32]) -> Vec<Hit> {
         let mut row = vec![0.0; self.spec.dim];
         let mut best = Best::new(request.k);
-        for place in places {
+        places.iter().take(AHEAD).for_each(|&place| self.prefetch(place));
+        for (at, &place) in places.iter().enumerate() {
+            if let Some(&next) = places.get(at + AHEAD) {
+                self.prefetch(next);
+            }
             let scale = self.read(place as usize, &mut row);
             let score = self.kernel.score(self.spec.metric, query, &row, scale);
             best.push(Hit::new(self.ids()[place as usize], score));
@@ -417,8 +571,21 @@ impl Sealed {
         best.into_sorted()
     }
 
+    /// Asks memory for an original and what goes with it.
+    fn prefetch(&self, place: u32) {
+        let at = place as usize;
+        let row = at * self.spec.dim..(at + 1) * self.spec.dim;
+        if self.is_wide() {
+            int8::prefetch(&self.container.part::<f32>(Part::Originals)[row]);
+        } else {
+            int8::prefetch(&self.container.part::<u16>(Part::Originals)[row]);
+        }
+        int8::prefetch(&self.ids()[at..=at]);
+        int8::prefetch(self.container.part::<f32>(Part::Scales).get(at..=at).unwrap_or_default());
+    }
+
     /// The hits of each query by a walk of the graph. Where it does not find enough, for a filter lets
-    /// few rows through or such that are far away, the codes of one bit are scanned instead.
+    /// few rows through or such that are far away, each that passes is compared instead.
     fn walk(
         &self,
         cx: &dyn CallContext,
@@ -429,7 +596,7 @@ impl Sealed {
         let work = request.queries.len() * request.breadth;
         let threads = request.threads.min(work / THREAD_STEPS).clamp(1, request.queries.len().max(1));
         let share = request.queries.len().div_ceil(threads).max(1);
-        let exact = EXACT.0 * request.k + EXACT.1;
+        let exact = exact(request.k);
         let breadth = request.breadth.max(exact);
         let groups: Vec<&[Vec<f32>]> = request.queries.chunks(share).collect();
         let found = parallel::map(threads, groups, |queries| {
@@ -445,7 +612,7 @@ impl Sealed {
                 let found = match request.accept {
                     None => Some(graph.search(&mut scorer, breadth, &mut scratch)),
                     Some(accept) => {
-                        let budget = (self.rows() / SCANNED).max(4 * breadth);
+                        let budget = request.passing.max(4 * breadth);
                         let accept = |row| accept(row as usize);
                         graph.search_filtered(&mut scorer, breadth, accept, budget, &mut scratch)
                     }
@@ -453,14 +620,16 @@ impl Sealed {
                 // Of a graph that hangs together badly a walk may see less than is asked for.
                 hits.push(match found.filter(|found| found.len() >= request.k) {
                     Some(found) => {
-                        let places = found.iter().take(exact).map(|candidate| candidate.row);
-                        self.by_originals(request, query, places)
+                        let places: Vec<u32> =
+                            found.iter().take(exact).map(|candidate| candidate.row).collect();
+                        self.by_originals(request, query, &places)
                     }
                     None => {
-                        let tables = self.tables(std::slice::from_ref(query));
-                        let blocks = self.container.shape().blocks();
-                        let found = self.scan_flat(cx, request, &tables, 0..blocks)?;
-                        found.into_iter().flat_map(|found| self.rescore(request, query, found)).collect()
+                        let accept =
+                            |place: &u32| request.accept.is_none_or(|accept| accept(*place as usize));
+                        let places: Vec<u32> = (0..self.rows() as u32).filter(accept).collect();
+                        let alone = Request { queries: std::slice::from_ref(query), threads: 1, ..*request };
+                        self.among(cx, &alone, &places)?.concat()
                     }
                 });
             }

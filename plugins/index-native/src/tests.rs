@@ -15,6 +15,14 @@ fn by_codes(layout: Layout) -> Options {
     Options { layout, exact_below: 0, ..Options::default() }
 }
 
+/// The ways to lay out rows, each with each kind of codes that it may scan.
+fn layouts() -> impl Iterator<Item = Options> {
+    let of = |(layout, bits)| Options { bits, ..by_codes(layout) };
+    [(Layout::Flat, 1), (Layout::Flat, 8), (Layout::Ivf, 1), (Layout::Ivf, 8), (Layout::Graph, 0)]
+        .into_iter()
+        .map(of)
+}
+
 fn native(options: Options, spec: IndexSpec) -> Native {
     Native::create(options, spec, HOST).unwrap()
 }
@@ -29,9 +37,9 @@ fn saved_and_opened(index: &Native, options: Options) -> Native {
 
 #[test]
 fn conforms() {
-    for options in
-        [Options::default(), by_codes(Layout::Flat), by_codes(Layout::Ivf), by_codes(Layout::Graph)]
-    {
+    // Of so few rows those that are near may lie in any list.
+    let by_codes = layouts().map(|options| Options { probes: 1000, ..options });
+    for options in by_codes.chain([Options::default()]) {
         let make = |spec| -> Result<Box<dyn VectorIndex>> { Ok(Box::new(native(options, spec))) };
         let open = |spec, dir: &Path| -> Result<Box<dyn VectorIndex>> {
             Ok(Box::new(Native::open(options, spec, dir, HOST)?))
@@ -73,22 +81,23 @@ fn finds_the_nearest_by_its_codes() {
     for (dim, n) in [(30, 3000), (100, 3000), (384, 4000)] {
         for metric in METRICS {
             let spec = IndexSpec { dim, metric };
-            let mut vectors = points(1, n + 40, dim);
+            let mut vectors = points(1, n + 20, dim);
             vectors[3] = 30.0;
             let (stored, queries) = vectors.split_at(n * dim);
             let ids: Vec<u64> = (0..n as u64).map(|id| id * 7 % n as u64 + (1 << 40)).collect();
             let mut oracle = Oracle::new(spec);
             oracle.upsert(&ids, stored);
             let third: Vec<u64> = (0..n as u64).step_by(3).map(|id| id + (1 << 40)).collect();
-            for layout in [Layout::Flat, Layout::Ivf, Layout::Graph] {
+            let few: Vec<u64> = (0..n as u64).step_by(70).map(|id| id + (1 << 40)).collect();
+            for options in layouts() {
                 // Noise is harder than any real vectors.
-                let options = Options { rescore: 400, ..by_codes(layout) };
+                let options = Options { rescore: if options.bits == 1 { 400 } else { 0 }, ..options };
                 let index = native(options, spec);
                 index.upsert(&Cx::free(), &ids, stored).unwrap();
                 let index = saved_and_opened(&index, options);
-                for filter in [None, Some(IdFilter::sorted(&third))] {
+                for filter in [None, Some(IdFilter::sorted(&third)), Some(IdFilter::sorted(&few))] {
                     let recall = recall(&index, &oracle, queries, filter);
-                    assert!(recall > 0.95, "{spec:?} {layout:?} {filter:?}: {recall}");
+                    assert!(recall > 0.95, "{spec:?} {options:?} {filter:?}: {recall}");
                 }
                 // In a batch, alone, and after the codes were copied: the same to the last bit.
                 let together = search(&index, queries, 10, None);
@@ -116,8 +125,7 @@ fn builds_are_deterministic_and_follow_the_seed() {
         fs::read(dir.path().join("index.bin")).unwrap()
     };
     let backwards: Vec<u64> = ids.iter().rev().copied().collect();
-    for layout in [Layout::Flat, Layout::Ivf, Layout::Graph] {
-        let options = by_codes(layout);
+    for options in layouts() {
         assert_eq!(bytes(options, &ids), bytes(options, &backwards));
         assert_ne!(bytes(options, &ids), bytes(Options { seed: 1, ..options }, &ids));
     }
@@ -126,15 +134,15 @@ fn builds_are_deterministic_and_follow_the_seed() {
 #[test]
 fn equal_rows_are_found_by_the_lowest_ids() {
     let spec = IndexSpec { dim: 48, metric: Metric::L2 };
-    for layout in [Layout::Flat, Layout::Ivf, Layout::Graph] {
-        let options = Options { lists: 3, ..by_codes(layout) };
+    for options in layouts() {
+        let options = Options { lists: 3, ..options };
         let index = native(options, spec);
         let vectors = points(2, 1, 48).repeat(400);
         index.upsert(&Cx::free(), &(0..400).rev().collect::<Vec<u64>>(), &vectors).unwrap();
         for index in [&index, &saved_and_opened(&index, options)] {
             let found: Vec<u64> =
                 search(index, &vectors[..48], 5, None)[0].iter().map(|hit| hit.id).collect();
-            assert_eq!(found, [0, 1, 2, 3, 4], "{layout:?}");
+            assert_eq!(found, [0, 1, 2, 3, 4], "{options:?}");
         }
     }
 }
@@ -184,10 +192,10 @@ fn searches_seal_what_was_written() {
 
 #[test]
 fn damage_is_an_error_or_a_wrong_answer_and_never_a_crash() {
-    for layout in [Layout::Flat, Layout::Ivf, Layout::Graph] {
+    for options in layouts() {
         for metric in METRICS {
             let spec = IndexSpec { dim: 33, metric };
-            let options = Options { lists: 5, ..by_codes(layout) };
+            let options = Options { lists: 5, ..options };
             let index = native(options, spec);
             index.upsert(&Cx::free(), &(0..300).collect::<Vec<_>>(), &points(4, 300, 33)).unwrap();
             let dir = TempDir::new().unwrap();
@@ -281,11 +289,12 @@ proptest! {
     fn agrees_with_the_oracle(
         metric in prop_oneof![Just(Metric::Cosine), Just(Metric::Dot), Just(Metric::L2)],
         layout in prop_oneof![Just(Layout::Flat), Just(Layout::Ivf), Just(Layout::Graph)],
+        bits in prop_oneof![Just(1u8), Just(8)],
         exact_below in prop_oneof![Just(0usize), Just(2048)],
         (dim, steps) in (1usize..40).prop_flat_map(|dim| (Just(dim), steps(dim)))
     ) {
         let spec = IndexSpec { dim, metric };
-        let options = Options { layout, exact_below, lists: 4, probes: 4, ..Options::default() };
+        let options = Options { layout, bits, exact_below, lists: 4, probes: 4, rescore: 100, ..Options::default() };
         let (mut index, mut oracle) = (native(options, spec), Oracle::new(spec));
         for step in steps {
             match step {

@@ -3,6 +3,9 @@
 use super::{Codes, Queries, Query, plain};
 use std::ops::Range;
 
+/// Rows of a block.
+pub(super) const ROWS: usize = crate::rabitq::ROWS;
+
 /// Which instructions do the work. All give the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernel {
@@ -100,6 +103,29 @@ impl Kernel {
         unsafe { multiply(self, panel, values, offsets, out, step) }
     }
 
+    /// Writes the scores of the rows of some blocks: dot products, less `half` of the row where that is given; and of
+    /// each block whether any score is at least `least`.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit, or the query is narrower than the rows.
+    #[inline]
+    pub(super) fn strip(
+        self,
+        blocks: &[u8],
+        query: Query<'_>,
+        half: &[i32],
+        least: i32,
+        scores: &mut [i32],
+        any: &mut [bool],
+    ) {
+        let bytes = blocks.len() / any.len().max(1);
+        assert!(blocks.len() == any.len() * bytes && scores.len() == any.len() * ROWS);
+        assert!(bytes.is_multiple_of(4 * ROWS) && query.values.len() >= bytes / ROWS);
+        assert!(half.is_empty() || half.len() == scores.len());
+        // SAFETY: `available` found what the kernel needs, and the lengths fit.
+        unsafe { strip(self, blocks, query, half, least, scores, any) }
+    }
+
     /// Finds among the first `count` columns those with the smallest `half - dot`, but for column
     /// `skip`, and writes that and the column into `nearest`, sorted; `(i32::MAX, u32::MAX)` where
     /// there are fewer.
@@ -136,17 +162,28 @@ fn vnni() -> bool {
         && is_x86_feature_detected!("avx2")
 }
 
+/// Bytes of blocks that are asked of memory ahead of the one that is compared.
+pub(super) const STRIP_AHEAD: usize = 2 << 10;
+
 /// Asks memory for what will be read soon.
 #[inline(always)]
 pub(crate) fn prefetch<T>(what: &[T]) {
-    #[cfg(target_arch = "x86_64")]
     for line in (0..size_of_val(what)).step_by(64) {
+        ask(what.as_ptr().cast::<u8>().wrapping_add(line));
+    }
+}
+
+/// Asks memory for one line; any address will do.
+#[inline(always)]
+fn ask(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: it reads nothing, and any CPU of this architecture has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(what.as_ptr().cast::<i8>().wrapping_add(line)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = what;
+    let _ = line;
 }
 
 /// A register of sums, each of which gains the products of four bytes at a time.
@@ -233,6 +270,16 @@ by_kernel! {
         = wide::multiply, plain::multiply;
 }
 by_kernel! {
+    fn strip(
+        blocks: &[u8],
+        query: Query<'_>,
+        half: &[i32],
+        least: i32,
+        scores: &mut [i32],
+        any: &mut [bool],
+    ) = wide::strip, plain::strip;
+}
+by_kernel! {
     fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nearest: &mut [(i32, u32)])
         = wide::nearest, plain::nearest;
 }
@@ -240,7 +287,7 @@ by_kernel! {
 /// What runs on registers. Loops instead of closures: a closure has not the features of the function
 /// around it.
 mod wide {
-    use super::{AHEAD, COLUMNS, Codes, Lanes, Query, plain};
+    use super::{AHEAD, COLUMNS, Codes, Lanes, Query, ROWS, STRIP_AHEAD, ask, plain};
 
     /// # Safety
     /// The CPU has the registers, and the query is as wide as the rows.
@@ -391,6 +438,42 @@ mod wide {
                 sums[0].store(out);
                 sums[1].store(out.add(V::SUMS));
             }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has the registers, and the lengths are as [`super::Kernel::strip`] says.
+    #[inline(always)]
+    pub(super) unsafe fn strip<V: Lanes>(
+        blocks: &[u8],
+        query: Query<'_>,
+        half: &[i32],
+        least: i32,
+        scores: &mut [i32],
+        any: &mut [bool],
+    ) {
+        let bytes = blocks.len() / any.len().max(1);
+        let offset = if V::BIASED { query.offset } else { 0 };
+        for (at, any) in any.iter_mut().enumerate() {
+            let scores = &mut scores[at * ROWS..][..ROWS];
+            // SAFETY: a block has four bytes of each of its rows in each of its groups, and the query has as many
+            // groups; the registers of a block are those of its rows, sixteen numbers in `scores`.
+            unsafe {
+                let (block, values) = (blocks.as_ptr().add(at * bytes), query.values.as_ptr());
+                let mut sums = [V::all(offset.wrapping_neg()); 4];
+                for group in 0..bytes / (4 * ROWS) {
+                    ask(block.wrapping_add(group * 4 * ROWS + STRIP_AHEAD));
+                    let value = V::splat(values.add(4 * group));
+                    for (part, sum) in sums.iter_mut().enumerate().take(ROWS / V::SUMS) {
+                        let codes = block.add(4 * (group * ROWS + part * V::SUMS));
+                        *sum = sum.add_products(V::codes(codes), value);
+                    }
+                }
+                for (part, sum) in sums.iter().enumerate().take(ROWS / V::SUMS) {
+                    sum.store(scores.as_mut_ptr().add(part * V::SUMS));
+                }
+            }
+            *any = plain::sift(half.get(at * ROWS..(at + 1) * ROWS), least, scores);
         }
     }
 

@@ -8,6 +8,7 @@
 //! Centring changes no order: it leaves distances as they are, and a dot product with a query that is
 //! not centred falls by `dot(center, query)` for every row.
 
+mod blocks;
 mod kernel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -16,6 +17,7 @@ mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use blocks::{Blocks, block_bytes, interleave};
 pub(crate) use kernel::{Kernel, prefetch};
 pub(crate) use panels::Panels;
 

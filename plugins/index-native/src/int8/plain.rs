@@ -1,6 +1,9 @@
 //! The kernels that run anywhere, and the oracle of the others.
 
-use super::{Codes, Query, kernel::COLUMNS};
+use super::{
+    Codes, Query,
+    kernel::{COLUMNS, ROWS},
+};
 
 pub(super) fn dots(codes: &Codes<'_>, query: Query<'_>, ids: &[u32], out: &mut [i32]) {
     for (&id, out) in ids.iter().zip(out) {
@@ -30,6 +33,38 @@ pub(super) fn multiply(panel: &[u8], values: &[i8], offsets: &[i32], out: &mut [
             }
         }
     }
+}
+
+pub(super) fn strip(
+    blocks: &[u8],
+    query: Query<'_>,
+    half: &[i32],
+    least: i32,
+    scores: &mut [i32],
+    any: &mut [bool],
+) {
+    let bytes = blocks.len() / any.len().max(1);
+    let blocks = blocks.chunks_exact(bytes.max(1)).zip(scores.chunks_exact_mut(ROWS));
+    for (at, ((block, scores), any)) in blocks.zip(any).enumerate() {
+        scores.fill(0);
+        for (group, values) in block.chunks_exact(4 * ROWS).zip(query.values.chunks_exact(4)) {
+            for (codes, score) in group.chunks_exact(4).zip(&mut *scores) {
+                let products = codes.iter().zip(values);
+                *score +=
+                    products.map(|(&code, &value)| (i32::from(code) - 128) * i32::from(value)).sum::<i32>();
+            }
+        }
+        *any = sift(half.get(at * ROWS..(at + 1) * ROWS), least, scores);
+    }
+}
+
+/// Takes `half` from the scores; whether any is at least `least` then.
+#[inline(always)]
+pub(super) fn sift(half: Option<&[i32]>, least: i32, scores: &mut [i32]) -> bool {
+    if let Some(half) = half {
+        scores.iter_mut().zip(half).for_each(|(score, half)| *score = score.wrapping_sub(*half));
+    }
+    scores.iter().fold(false, |any, &score| any | (score >= least))
 }
 
 /// The code 0, which no vector has, is taken for 1: values stay within -127..=127.

@@ -1,5 +1,8 @@
 use super::*;
-use crate::int8::{Panels, Queries, stride};
+use crate::{
+    candidates::Candidates,
+    int8::{Blocks, Panels, Queries, block_bytes, interleave, stride},
+};
 use proptest::prelude::*;
 
 /// `n` bytes, half of them extreme ones.
@@ -59,6 +62,38 @@ proptest! {
                     prop_assert_eq!(product[query * step + at], want(query, column), "{:?}", kernel);
                 }
             }
+        }
+    }
+
+    /// A scan of blocks finds what comparing each row does.
+    #[test]
+    fn all_kernels_scan_alike(dim in 1usize..150, blocks in 1usize..40, distance: bool, limit in 1usize..30, seed: u64) {
+        let (width, n) = (stride(dim), blocks * ROWS);
+        let mut codes = bytes((n + 1) * width, seed);
+        codes.chunks_exact_mut(width).for_each(|code| code[dim..].fill(128));
+        let half: Vec<i32> = bytes(n + 1, !seed).into_iter().map(|v| i32::from(v) * 500).collect();
+        let rows = Codes::new(width, &codes, &half).unwrap();
+        let mut laid = vec![0; blocks * block_bytes(dim)];
+        for (codes, block) in codes.chunks_exact(ROWS * width).zip(laid.chunks_exact_mut(block_bytes(dim))) {
+            interleave(codes, block);
+        }
+        let laid = Blocks::new(dim, &laid, &half[..n]).unwrap();
+        let accept = |place: usize| place % 5 != 2;
+        for kernel in Kernel::available() {
+            let mut queries = Queries::new(width);
+            rows.push_query(kernel, n, &mut queries);
+            let ids: Vec<u32> = (0..n as u32).collect();
+            let mut dots = vec![0; n];
+            kernel.dots(&rows, queries.get(0), &ids, &mut dots);
+            let [mut want, mut got] = [0; 2].map(|_| Candidates::new(limit));
+            for place in (0..n).filter(|&place| accept(place)) {
+                want.push((dots[place] - if distance { half[place] } else { 0 }) as f32, place);
+            }
+            // In two parts, one of which may have nothing.
+            for part in [0..blocks / 3, blocks / 3..blocks] {
+                laid.scan(kernel, part, queries.get(0), distance, accept, &mut got);
+            }
+            prop_assert_eq!(got.into_sorted_places(), want.into_sorted_places(), "{:?}", kernel);
         }
     }
 
