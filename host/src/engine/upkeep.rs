@@ -1,9 +1,7 @@
 use super::{Engine, EngineError, Vectors, now_ms};
-use crate::{
-    indexing::Extent,
-    store::{Record, RecordId},
-};
+use crate::{indexing::Extent, store::RecordId};
 use magray_plugin_api::CallContext;
+use std::borrow::Cow;
 
 /// Rows that one command may write to merge parts of an index after its answer. More waits for a process
 /// that lives long, for `magray sync`, or until there are many parts.
@@ -63,9 +61,9 @@ impl Engine {
 }
 
 /// What is embedded of a record, whether it comes from a file or was added.
-pub(super) fn embedding_text(record: &Record) -> String {
-    match &record.title {
-        Some(title) => format!("{title}\n{}", record.text),
-        None => record.text.clone(),
+pub(super) fn embedding_text<'a>(title: Option<&str>, text: &'a str) -> Cow<'a, str> {
+    match title {
+        Some(title) => format!("{title}\n{text}").into(),
+        None => text.into(),
     }
 }
