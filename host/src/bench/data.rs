@@ -103,7 +103,15 @@ pub(super) struct Retrieval {
 #[derive(Clone, Debug)]
 pub(super) struct Document {
     pub(super) id: String,
+    pub(super) title: String,
     pub(super) text: String,
+}
+
+impl Document {
+    /// Title and text as one.
+    pub(super) fn whole(&self) -> String {
+        format!("{} {}", self.title, self.text).trim().to_owned()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -131,10 +139,7 @@ pub(super) fn read_retrieval(dir: &Path, limit: Limit) -> Result<Retrieval, Benc
     let corpus: Vec<Line> = read_lines(&file(CORPUS)?)?;
     let mut documents: Vec<Document> = corpus
         .into_iter()
-        .map(|line| Document {
-            text: format!("{} {}", line.title, line.text).trim().to_owned(),
-            id: line._id,
-        })
+        .map(|line| Document { id: line._id, title: line.title, text: line.text })
         .collect();
     let queries: Vec<Line> = read_lines(&file("queries.jsonl")?)?;
 
@@ -300,7 +305,7 @@ mod tests {
         beir(dir.path());
         let set = read_retrieval(dir.path(), Limit(None)).expect("it is whole");
         assert_eq!(set.documents.len(), 10);
-        assert_eq!(set.documents[3].text, "T text 3");
+        assert_eq!(set.documents[3].whole(), "T text 3");
         let [(split, questions)] = &set.splits[..] else { panic!("{:?}", set.splits) };
         assert_eq!((split.as_str(), questions.len()), ("test", 2));
         assert_eq!(questions[0].judged, HashMap::from([("d3".to_owned(), 2)]));

@@ -38,6 +38,7 @@ pub(super) const DEPTH: usize = 100;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Ranking {
     pub(super) ndcg_10: f64,
+    pub(super) recall_5: f64,
     pub(super) recall_10: f64,
     pub(super) recall_100: f64,
     pub(super) mrr_10: f64,
@@ -57,6 +58,7 @@ impl Ranking {
         let first = found.iter().take(10).position(|&grade| grade > 0);
         Self {
             ndcg_10: gain(&mut found.iter().copied()) / gain(&mut ideal.into_iter()),
+            recall_5: hits(5) / relevant.len() as f64,
             recall_10: hits(10) / relevant.len() as f64,
             recall_100: hits(DEPTH) / relevant.len() as f64,
             mrr_10: first.map_or(0.0, |at| 1.0 / (at as f64 + 1.0)),
@@ -67,6 +69,7 @@ impl Ranking {
         let mean = |value: fn(&Self) -> f64| of.iter().map(value).sum::<f64>() / of.len() as f64;
         Self {
             ndcg_10: mean(|r| r.ndcg_10),
+            recall_5: mean(|r| r.recall_5),
             recall_10: mean(|r| r.recall_10),
             recall_100: mean(|r| r.recall_100),
             mrr_10: mean(|r| r.mrr_10),
@@ -136,7 +139,7 @@ mod tests {
         let dcg = 1.0 / 3_f64.log2() + 2.0 / 5_f64.log2();
         let ideal = 2.0 + 1.0 / 3_f64.log2() + 0.5;
         assert!((score.ndcg_10 - dcg / ideal).abs() < 1e-12);
-        assert_eq!((score.recall_10, score.mrr_10), (2.0 / 3.0, 0.5));
+        assert_eq!((score.recall_5, score.recall_10, score.mrr_10), (2.0 / 3.0, 2.0 / 3.0, 0.5));
     }
 
     #[test]
@@ -144,7 +147,10 @@ mod tests {
         let mut found = vec![0; DEPTH];
         found[10] = 1;
         let score = Ranking::of(&found, &[1]);
-        assert_eq!(score, Ranking { ndcg_10: 0.0, recall_10: 0.0, recall_100: 1.0, mrr_10: 0.0 });
+        assert_eq!(
+            score,
+            Ranking { ndcg_10: 0.0, recall_5: 0.0, recall_10: 0.0, recall_100: 1.0, mrr_10: 0.0 }
+        );
         assert_eq!(Ranking::mean(&[score, Ranking::of(&[1], &[1])]).ndcg_10, 0.5);
         let relevant = vec![1; 20];
         assert_eq!(Ranking::of(&relevant, &relevant).ndcg_10, 1.0);

@@ -9,6 +9,7 @@ mod machine;
 mod metrics;
 mod npy;
 mod quality;
+mod retrieval;
 mod texts;
 mod throughput;
 mod worker;
@@ -21,11 +22,16 @@ pub use index::{
 };
 pub use machine::Machine;
 pub use quality::{Measurement, Quality, QualityData, measure_quality};
+pub use retrieval::{Found, RetrievalData, Way, measure_retrieval};
 pub use texts::BenchTexts;
 pub use throughput::{Contestant, Latency, Ran, Rate, Throughput, ThroughputRequest, measure_throughput};
 pub use worker::{Ready, Reply, Request, serve};
 
-use crate::{engine::Setup, plugins::PluginError, plugins::Plugins};
+use crate::{
+    engine::{EngineError, Setup},
+    plugins::PluginError,
+    plugins::Plugins,
+};
 use magray_plugin_api::{CallContext, Embedder, Error as ApiError, ErrorCode, Role};
 use std::path::PathBuf;
 
@@ -37,6 +43,8 @@ pub enum BenchError {
     Data { path: PathBuf, fault: String },
     #[error(transparent)]
     Plugin(#[from] PluginError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     #[error("the backend '{backend}' failed: {error}")]
     Backend { backend: String, error: ApiError },
     #[error("the backend '{backend}' is broken: {fault}")]

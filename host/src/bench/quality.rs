@@ -1,7 +1,7 @@
 //! How right the vectors of a backend are.
 use super::{
     Backend, BenchError, DataSets, Limit,
-    data::{self, Pair, References, Retrieval},
+    data::{self, Document, Pair, References, Retrieval},
     metrics::{Ranking, dot, nearest, spearman},
 };
 use magray_plugin_api::{CallContext, DeviceReport, Role};
@@ -191,7 +191,8 @@ impl Run<'_> {
     }
 
     fn retrieval(&mut self, set: &Retrieval) -> Result<(), BenchError> {
-        let texts: Vec<&str> = set.documents.iter().map(|document| document.text.as_str()).collect();
+        let texts: Vec<String> = set.documents.iter().map(Document::whole).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let ids: Vec<&str> = set.documents.iter().map(|document| document.id.as_str()).collect();
         let documents = self.embed(&texts, Role::Passage)?;
         for (split, questions) in &set.splits {

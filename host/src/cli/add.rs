@@ -26,7 +26,9 @@ const BATCH: usize = 1000;
 Examples:
   magray add \"The staging key rotates on Mondays\" --tag ops --layer assets
   git log -1 --format=%B | magray add - --kind commit --project magray
-  magray add --lines --file quotes.txt")]
+  magray add --lines --file quotes.txt
+  magray add \"The staging key rotates on Fridays\" --supersedes 01J8ZQ3K
+  magray add \"The office is closed\" --valid-from 2026-12-24 --valid-to 2027-01-02")]
 pub(super) struct Add {
     /// The text; - reads it from standard input
     #[arg(required_unless_present = "file", conflicts_with = "file")]
@@ -52,6 +54,19 @@ pub(super) struct Add {
     /// The session that it was made in
     #[arg(long, value_name = "NAME")]
     session: Option<String>,
+    /// What it is called; the words of a title are searched too
+    #[arg(long, value_name = "TITLE")]
+    title: Option<String>,
+    /// Id of a record that this one replaces: from when this one is true, that one is not found any more, but by
+    /// `search --as-of`; may be given several times
+    #[arg(long, value_name = "ID", conflicts_with = "lines")]
+    supersedes: Vec<String>,
+    /// Since when it is true: 2026-03-01, 2026-03-01T12:00:00Z (UTC), 7d for seven days ago, +7d for in seven days
+    #[arg(long, value_name = "TIME", value_parser = args::moment)]
+    valid_from: Option<u64>,
+    /// From when on it is not true any more, and so not found
+    #[arg(long, value_name = "TIME", value_parser = args::moment)]
+    valid_to: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -141,6 +156,10 @@ impl Add {
             tags: self.tag.clone(),
             project: self.project.clone(),
             session: self.session.clone(),
+            title: self.title.clone(),
+            valid_from_ms: self.valid_from,
+            valid_to_ms: self.valid_to,
+            supersedes: self.supersedes.clone(),
         });
         let added = engine.add(&UntilInterrupted, memories.collect())?;
         for added in &added {

@@ -1,10 +1,16 @@
 //! Arguments that several commands share.
-use crate::store::{Filter, Layer};
+use crate::{
+    engine::now_ms,
+    store::{Filter, Layer},
+};
 use clap::{
     Args,
     builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser},
 };
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, UNIX_EPOCH},
+};
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct Global {
@@ -83,6 +89,12 @@ pub(super) struct Select {
     /// Only records from files at or below this path
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
+    /// Only records stored at this time or later: 2026-03-01, 2026-03-01T12:00:00Z (UTC), or 7d for seven days ago
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    after: Option<u64>,
+    /// Only records stored before this time
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    before: Option<u64>,
 }
 
 impl Select {
@@ -96,6 +108,8 @@ impl Select {
             project: self.project.clone(),
             session: self.session.clone(),
             source: source.map(|path| path.to_string_lossy().into_owned()),
+            created_after_ms: self.after,
+            created_before_ms: self.before,
             ..Filter::default()
         }
     }
@@ -106,8 +120,48 @@ impl Select {
     }
 }
 
+/// Parses a time into milliseconds since 1970: a date, a date with a time of day, both in UTC, an age such as `7d`, or
+/// with a plus the same time ahead.
+pub(super) fn moment(text: &str) -> Result<u64, String> {
+    let wrong = || {
+        "it must be a date (2026-03-01), a time (2026-03-01T12:00:00Z), an age (7d, 12h), or a time ahead (+30d)".to_owned()
+    };
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if let Ok(ahead) = humantime::parse_duration(text.strip_prefix('+').unwrap_or(text)) {
+        let now = now_ms();
+        return Ok(if text.starts_with('+') {
+            now.saturating_add(ms(ahead))
+        } else {
+            now.saturating_sub(ms(ahead))
+        });
+    }
+    let time = humantime::parse_rfc3339_weak(text)
+        .or_else(|_| humantime::parse_rfc3339_weak(&format!("{text}T00:00:00Z")));
+    let since_1970 = time.map_err(|_| wrong())?.duration_since(UNIX_EPOCH);
+    since_1970.map(ms).map_err(|_| wrong())
+}
+
 /// Parses the name of a layer.
 pub(super) fn layer() -> impl TypedValueParser<Value = Layer> {
     let names = PossibleValuesParser::new(Layer::ALL.map(Layer::name));
     names.try_map(|name| name.parse::<Layer>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_date_a_time_of_day_an_age_or_ahead() {
+        assert_eq!(moment("1970-01-02"), Ok(86_400_000));
+        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(1000));
+        assert_eq!(moment("1970-01-01 00:01:00"), Ok(60_000));
+        let now = now_ms();
+        assert!(moment("7d").is_ok_and(|ms| ms.abs_diff(now - 7 * 86_400_000) < 60_000));
+        assert!(moment("+1h").is_ok_and(|ms| ms.abs_diff(now + 3_600_000) < 60_000));
+        assert!(moment("99999999y").is_ok());
+        for wrong in ["", "soon", "7", "2026-13-01", "1969-01-01", "+2026-01-01", "-1d"] {
+            assert!(moment(wrong).is_err_and(|message| message.contains("2026-03-01")), "{wrong}");
+        }
+    }
 }

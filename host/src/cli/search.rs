@@ -1,20 +1,35 @@
 use super::{
     Failure, Outcome,
-    args::{Global, Select},
+    args::{self, Global, Select},
     open_to_read,
-    terminal::{BOLD, Terminal, UntilInterrupted},
+    terminal::{BOLD, DIM, Terminal, UntilInterrupted},
     view::{self, RecordJson},
 };
-use crate::engine::{SearchHit, SearchRequest, SearchResponse};
-use clap::Args;
+use crate::{
+    config::{FusionKind, SearchMode},
+    engine::{KeywordLeg, Ranked, SearchHit, SearchRequest, SearchResponse, Validity, VectorLeg},
+    memory::LegScore,
+};
+use clap::{Args, ValueEnum};
 use serde::Serialize;
+use std::time::Duration;
 
-/// Find records by meaning
+/// Find records by words and meaning
 #[derive(Debug, Args)]
 #[command(after_help = "\
+A hybrid search is by words and by meaning. Where the model cannot be had, its words answer alone, and
+it says so. Records that others have replaced, and those that are not true now, are not found, unless
+you ask for another time.
+
+The score: in a hybrid search 0 to 1, of what the best of all answers would have; in a vector search the
+cosine, -1 to 1; in a keyword search BM25, 0 and more. Age and use change it by a factor of 0.3 to 1.5.
+
 Examples:
   magray search \"how are backups made\"
   magray search \"retry policy\" -k 3 --layer assets --source src/
+  magray search ENOSPC --mode keyword --after 7d
+  magray search \"who is on call\" --as-of 2026-03-01
+  magray search \"retry policy\" --explain
   magray --backend cpu --index hnsw search \"retry policy\" --json")]
 pub(super) struct Search {
     /// What to look for, in your own words
@@ -22,133 +37,311 @@ pub(super) struct Search {
     /// How many results
     #[arg(short, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     k: u16,
-    /// Leave out results below this cosine similarity (-1 to 1)
+    /// What to search: words, meaning or both [default: the config's, which is hybrid unless changed]
+    #[arg(long, value_enum, value_name = "MODE")]
+    mode: Option<Mode>,
+    /// How a hybrid search joins what both found [default: the config's, which is convex unless changed]
+    #[arg(long, value_enum, value_name = "FUSION")]
+    fusion: Option<Fusion>,
+    /// Leave out results below this score, as the mode has it (below), before age and use
     #[arg(long, value_name = "SCORE", allow_hyphen_values = true, value_parser = score)]
     min_score: Option<f32>,
+    /// What was true at this time: 2026-03-01, 2026-03-01T12:00:00Z (UTC), 7d for seven days ago, +7d for in seven days
+    #[arg(long, value_name = "TIME", value_parser = args::moment)]
+    as_of: Option<u64>,
+    /// What was true at any time: records that others have replaced, too
+    #[arg(long, conflicts_with = "as_of")]
+    any_time: bool,
+    /// Show how each result came to its place
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     select: Select,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Mode {
+    /// Words and meaning
+    Hybrid,
+    /// Meaning alone
+    Vector,
+    /// Words alone; loads no model
+    Keyword,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Fusion {
+    /// By the scores, with the weight in [memory.search]
+    Convex,
+    /// By the ranks
+    Rrf,
+}
+
 fn score(text: &str) -> Result<f32, String> {
-    match text.parse() {
-        Ok(score) if (-1.0..=1.0).contains(&score) => Ok(score),
-        _ => Err("it must be a number from -1 to 1".into()),
+    match text.parse::<f32>() {
+        Ok(score) if score.is_finite() => Ok(score),
+        _ => Err("it must be a number".into()),
     }
 }
 
 #[derive(Serialize)]
 struct ResponseJson<'a> {
     query: &'a str,
-    backend: &'a str,
-    model: &'a str,
-    device: &'a str,
-    engine: &'a str,
-    precision: &'a str,
+    mode: SearchMode,
+    backend: Option<&'a str>,
+    model: Option<&'a str>,
+    device: Option<&'a str>,
+    engine: Option<&'a str>,
+    precision: Option<&'a str>,
     /// Why another backend or device answered than was asked for.
     fallback: Option<&'a str>,
+    /// Why a hybrid search did without its vectors.
+    without_vectors: Option<&'a str>,
     /// Whether the vector of the query came from the cache.
     cached: bool,
-    index: &'a str,
+    index: Option<&'a str>,
     took_ms: f64,
     unembedded: u64,
     unknown_words: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    legs: Option<LegsJson<'a>>,
     hits: Vec<HitJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct LegsJson<'a> {
+    keyword: Option<KeywordJson<'a>>,
+    vector: Option<VectorJson>,
+}
+
+#[derive(Serialize)]
+struct KeywordJson<'a> {
+    terms: &'a [String],
+    found: usize,
+    took_ms: f64,
+}
+
+#[derive(Serialize)]
+struct VectorJson {
+    found: usize,
+    took_ms: f64,
 }
 
 #[derive(Serialize)]
 struct HitJson<'a> {
     score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explain: Option<ExplainJson>,
     passage: &'a str,
     line: u32,
     #[serde(flatten)]
     record: RecordJson<'a>,
 }
 
+#[derive(Serialize)]
+struct ExplainJson {
+    found: f32,
+    factor: f32,
+    keyword: Option<LegScoreJson>,
+    vector: Option<LegScoreJson>,
+}
+
+#[derive(Serialize)]
+struct LegScoreJson {
+    rank: usize,
+    score: f32,
+}
+
+impl From<LegScore> for LegScoreJson {
+    fn from(LegScore { rank, score }: LegScore) -> Self {
+        Self { rank, score }
+    }
+}
+
 impl Search {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
-        let request = SearchRequest {
-            query: self.query,
-            k: usize::from(self.k),
-            filter: self.select.filter(),
-            min_score: self.min_score,
-        };
-        if request.query.trim().is_empty() {
+        if self.query.trim().is_empty() {
             return Err(Failure::Usage("the query is empty".into()));
         }
         let Some(engine) = open_to_read(global, terminal)? else {
             if terminal.json {
-                terminal.print_json(&serde_json::json!({ "query": request.query, "hits": [] }))?;
+                terminal.print_json(&serde_json::json!({ "query": self.query, "hits": [] }))?;
             }
             return Ok(Outcome::NothingFound);
         };
+        let mut settings = engine.setup().config.memory.search.clone();
+        if let Some(mode) = self.mode {
+            settings.mode = match mode {
+                Mode::Hybrid => SearchMode::Hybrid,
+                Mode::Vector => SearchMode::Vector,
+                Mode::Keyword => SearchMode::Keyword,
+            };
+        }
+        if let Some(fusion) = self.fusion {
+            settings.fusion = match fusion {
+                Fusion::Convex => FusionKind::Convex,
+                Fusion::Rrf => FusionKind::Rrf,
+            };
+        }
+        let request = SearchRequest {
+            query: self.query,
+            k: usize::from(self.k),
+            filter: self.select.filter(),
+            validity: match self.as_of {
+                Some(time) => Validity::At(time),
+                None if self.any_time => Validity::Any,
+                None => Validity::Now,
+            },
+            min_score: self.min_score,
+            settings,
+        };
         let response = engine.search(&UntilInterrupted, &request)?;
         if terminal.json {
-            print_json(terminal, &request.query, &response)?;
+            print_json(terminal, &request.query, &response, self.explain)?;
         } else {
-            print(terminal, &request.query, &response)?;
+            print(terminal, &request.query, &response, self.explain)?;
         }
-        super::upkeep(&engine);
+        // What has loaded no model needs none for this.
+        if response.vector.is_some() {
+            super::upkeep(&engine);
+        }
         Ok(if response.hits.is_empty() { Outcome::NothingFound } else { Outcome::Done })
     }
 }
 
-fn print(terminal: &Terminal, query: &str, response: &SearchResponse) -> Result<(), Failure> {
-    for SearchHit { score, record, passage } in &response.hits {
+fn print(terminal: &Terminal, query: &str, response: &SearchResponse, explain: bool) -> Result<(), Failure> {
+    for SearchHit { ranked, record, passage } in &response.hits {
+        let score = ranked.score;
         terminal
             .print(format_args!("{BOLD}{score:.2}{BOLD:#}  {}", view::heading(record, Some(passage.line))))?;
-        terminal.print(format_args!("{}\n", view::snippet(&passage.text, query, terminal.width(), 4)))?;
+        terminal.print(format_args!("{}", view::snippet(&passage.text, query, terminal.width(), 4)))?;
+        if explain {
+            terminal.print(format_args!("      {DIM}{}{DIM:#}", explained(ranked)))?;
+        }
+        terminal.print(format_args!(""))?;
     }
-    if response.unknown_words {
-        terminal.hint(&format!("nothing found: the model {} knows no word of the query", response.model));
-    } else if response.hits.is_empty() {
-        terminal.hint("nothing found; try other words, fewer filters or a lower --min-score");
-    } else {
-        terminal.hint(&format!(
-            "{} in {:.1} ms: {} by {} on {}{}, index {}",
+    let (keyword, vector) = (response.keyword.as_ref(), response.vector.as_ref());
+    if explain {
+        for line in [keyword.map(explained_keyword), vector.map(explained_vector)].into_iter().flatten() {
+            terminal.print(format_args!("{DIM}{line}{DIM:#}"))?;
+        }
+    }
+    let unknown_words = vector.filter(|leg| leg.unknown_words);
+    match unknown_words {
+        Some(leg) if response.hits.is_empty() => {
+            terminal.hint(&format!("nothing found: the model {} knows no word of the query", leg.model));
+        }
+        _ if response.hits.is_empty() => {
+            terminal.hint("nothing found; try other words, fewer filters or a lower --min-score");
+        }
+        _ => terminal.hint(&format!(
+            "{} in {:.1} ms: {}",
             view::counted(response.hits.len() as u64, "result"),
-            response.took.as_secs_f64() * 1000.0,
-            response.model,
-            response.backend,
-            view::ran_on(&response.device),
-            if response.cached { ", query from the cache" } else { "" },
-            response.index
-        ));
+            millis(response.took),
+            searched(keyword, vector)
+        )),
     }
-    if let Some(why) = &response.fallback {
-        terminal.warn(&format!("not what was asked for, but {} answered: {why}", response.backend));
+    if let Some(why) = &response.without_vectors {
+        terminal.warn(&format!("found by words alone, for there is no vector of the query: {why}"));
     }
-    if response.unembedded > 0 {
-        terminal.warn(&format!(
-            "{} without a vector of {} cannot be found by it; `magray --backend {} --model {} reembed` embeds them",
-            view::counted(response.unembedded, "record"),
-            response.model,
-            response.backend,
-            response.model
-        ));
+    if let Some(VectorLeg { backend, model, fallback, unembedded, .. }) = vector {
+        if let Some(why) = fallback {
+            terminal.warn(&format!("not what was asked for, but {backend} answered: {why}"));
+        }
+        if *unembedded > 0 {
+            terminal.warn(&format!(
+                "{} without a vector of {model} cannot be found by it; `magray --backend {backend} --model {model} reembed` embeds them",
+                view::counted(*unembedded, "record")
+            ));
+        }
     }
     Ok(())
 }
 
-fn print_json(terminal: &Terminal, query: &str, response: &SearchResponse) -> Result<(), Failure> {
-    let hits = response.hits.iter().map(|hit| HitJson {
-        score: hit.score,
-        passage: &hit.passage.text,
-        line: hit.passage.line,
-        record: (&hit.record).into(),
+/// Who answered.
+fn searched(keyword: Option<&KeywordLeg>, vector: Option<&VectorLeg>) -> String {
+    let words = keyword.map(|_| "words".to_owned());
+    let meaning = vector.map(|leg| {
+        format!(
+            "{} by {} on {}{}, index {}",
+            leg.model,
+            leg.backend,
+            view::ran_on(&leg.device),
+            if leg.cached { ", query from the cache" } else { "" },
+            leg.index
+        )
     });
+    words.into_iter().chain(meaning).collect::<Vec<_>>().join(" and ")
+}
+
+/// How a result came to its place.
+fn explained(ranked: &Ranked) -> String {
+    let leg = |name: &str, leg: Option<LegScore>| match leg {
+        Some(LegScore { rank, score }) => format!("{name} #{rank} {score:.3}"),
+        None => format!("{name} -"),
+    };
+    let Ranked { score, found, factor, keyword, vector, .. } = *ranked;
+    format!("{}, {}: {found:.3} x {factor:.2} = {score:.3}", leg("keyword", keyword), leg("vector", vector))
+}
+
+fn explained_keyword(leg: &KeywordLeg) -> String {
+    let terms = if leg.terms.is_empty() { "no word".to_owned() } else { leg.terms.join(" ") };
+    format!("keyword  {} found in {:.1} ms: {terms}", leg.found, millis(leg.took))
+}
+
+fn explained_vector(leg: &VectorLeg) -> String {
+    format!("vector   {} found in {:.1} ms: {}", leg.found, millis(leg.took), searched(None, Some(leg)))
+}
+
+fn millis(took: Duration) -> f64 {
+    took.as_secs_f64() * 1000.0
+}
+
+fn print_json(
+    terminal: &Terminal,
+    query: &str,
+    response: &SearchResponse,
+    explain: bool,
+) -> Result<(), Failure> {
+    let hits = response.hits.iter().map(|hit| {
+        let Ranked { score, found, factor, keyword, vector, .. } = hit.ranked;
+        HitJson {
+            score,
+            explain: explain.then(|| ExplainJson {
+                found,
+                factor,
+                keyword: keyword.map(Into::into),
+                vector: vector.map(Into::into),
+            }),
+            passage: &hit.passage.text,
+            line: hit.passage.line,
+            record: (&hit.record).into(),
+        }
+    });
+    let vector = response.vector.as_ref();
     terminal.print_json(&ResponseJson {
         query,
-        backend: &response.backend,
-        model: &response.model,
-        device: &response.device.device,
-        engine: &response.device.engine,
-        precision: &response.device.precision,
-        fallback: response.fallback.as_deref(),
-        cached: response.cached,
-        index: &response.index,
-        took_ms: response.took.as_secs_f64() * 1000.0,
-        unembedded: response.unembedded,
-        unknown_words: response.unknown_words,
+        mode: response.mode,
+        backend: vector.map(|leg| leg.backend.as_str()),
+        model: vector.map(|leg| leg.model.as_str()),
+        device: vector.map(|leg| leg.device.device.as_str()),
+        engine: vector.map(|leg| leg.device.engine.as_str()),
+        precision: vector.map(|leg| leg.device.precision.as_str()),
+        fallback: vector.and_then(|leg| leg.fallback.as_deref()),
+        without_vectors: response.without_vectors.as_deref(),
+        cached: vector.is_some_and(|leg| leg.cached),
+        index: vector.map(|leg| leg.index.as_str()),
+        took_ms: millis(response.took),
+        unembedded: vector.map_or(0, |leg| leg.unembedded),
+        unknown_words: vector.is_some_and(|leg| leg.unknown_words),
+        legs: explain.then(|| LegsJson {
+            keyword: response.keyword.as_ref().map(|leg| KeywordJson {
+                terms: &leg.terms,
+                found: leg.found,
+                took_ms: millis(leg.took),
+            }),
+            vector: vector.map(|leg| VectorJson { found: leg.found, took_ms: millis(leg.took) }),
+        }),
         hits: hits.collect(),
     })
 }

@@ -25,6 +25,9 @@ pub(super) struct RecordJson<'a> {
     line_end: Option<u32>,
     created: String,
     expires: Option<String>,
+    valid_from: Option<String>,
+    valid_to: Option<String>,
+    superseded_by: Option<&'a str>,
     access_count: u64,
 }
 
@@ -45,6 +48,9 @@ impl<'a> From<&'a Record> for RecordJson<'a> {
             line_end: source.map(|source| source.line_end),
             created: time(record.created_ms),
             expires: record.expires_ms.map(time),
+            valid_from: record.valid_from_ms.map(time),
+            valid_to: record.valid_to_ms.map(time),
+            superseded_by: record.superseded_by.as_deref(),
             access_count: record.access_count,
         }
     }
@@ -63,6 +69,12 @@ pub(super) fn time(ms: u64) -> String {
         .checked_add(Duration::from_millis(ms))
         .filter(|_| ms < 253_402_300_800_000) // the year 10000, which the format cannot write
         .map_or_else(|| ms.to_string(), |time| humantime::format_rfc3339_seconds(time).to_string())
+}
+
+/// The day of a time, in UTC.
+fn day(ms: u64) -> String {
+    let time = time(ms);
+    time.split('T').next().unwrap_or_default().to_owned()
 }
 
 /// Where a record comes from: `path:line`, relative to this folder where it is below it; else its
@@ -88,6 +100,9 @@ pub(super) fn heading(record: &Record, line: Option<u32>) -> String {
     let mut labels = vec![record.layer.name().to_owned()];
     labels.extend(record.project.iter().map(|project| format!("project {}", clean(project))));
     labels.extend(record.tags.iter().map(|tag| format!("#{}", clean(tag))));
+    labels.extend(record.valid_from_ms.map(|ms| format!("from {}", day(ms))));
+    labels.extend(record.valid_to_ms.map(|ms| format!("until {}", day(ms))));
+    labels.extend(record.superseded_by.iter().map(|id| format!("superseded by {id}")));
     let title =
         record.title.as_deref().map(|title| format!("  {DIM}{}{DIM:#}", clean(title))).unwrap_or_default();
     format!("{}  {DIM}{}{DIM:#}{title}", place(record, line), labels.join(" "))

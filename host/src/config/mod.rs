@@ -11,6 +11,7 @@ mod overrides;
 mod profile;
 mod render;
 mod schema;
+mod search;
 mod shape;
 mod sync;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use schema::{
     LayerSettings, Layers, Log, LogLevel, Memory, Pipeline, Plugins, ResourceManager, Store,
     default_cache_bytes,
 };
+pub use search::{FusionKind, Search, SearchMode};
 pub use sync::{Sync, Workload};
 pub use tree::Origin;
 pub use values::{Folder, Sha256, Ttl, Unfit};

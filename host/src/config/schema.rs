@@ -3,6 +3,7 @@
 use super::{
     background::Background,
     profile::{Profiles, Selected, shared},
+    search::Search,
     sync::Sync,
     values::{Folder, Sha256, Ttl, name, share, whole},
 };
@@ -213,6 +214,8 @@ pub struct Memory {
     pub session_idle: Ttl,
     /// The layers.
     pub layers: Layers,
+    /// How records are found and ranked.
+    pub search: Search,
     /// Vector search.
     pub index: Index,
     /// When changes are built into the index.
@@ -244,6 +247,8 @@ pub struct LayerSettings {
     /// Candidates that an approximate index looks at in one search.
     #[serde(deserialize_with = "whole::<1, 10000, _, _>")]
     pub ef_search: usize,
+    /// After how long the age of a record counts half of what it can count.
+    pub half_life: Ttl,
 }
 
 /// `[memory.index]`

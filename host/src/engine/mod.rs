@@ -21,7 +21,9 @@ pub use error::EngineError;
 pub use index_files::{FileReport, IndexProgress, IndexReport, IndexRequest};
 pub use model::{ModelChoice, ModelOrigins};
 pub use reembed::{Place, Reembed, ReembedPlan, ReembedReport, SpaceReport};
-pub use search::{SearchHit, SearchRequest, SearchResponse};
+pub use search::{
+    KeywordLeg, Ranked, Ranking, SearchHit, SearchRequest, SearchResponse, Validity, VectorLeg,
+};
 pub use setup::{Setup, default_data_dir};
 pub use transfer::{BadLine, ExportReport, ExportVectors, ImportInput, ImportProgress, ImportReport};
 
@@ -220,7 +222,7 @@ impl Engine {
             dim: info.dim,
             options: selected.options_json(&self.plugins.options_schema(ComponentKind::Index, component)?),
             backend: component.clone(),
-            dir: self.setup.data_dir.join("index"),
+            dir: self.scratch.as_ref().map_or(self.setup.data_dir.as_path(), TempDir::path).join("index"),
             sync: self.sync_options(),
         };
         let indexes = Indexes::new(&options, &self.store, &self.plugins);

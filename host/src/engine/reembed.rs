@@ -326,7 +326,12 @@ impl Engine {
     /// What is embedded of each record that is still there.
     fn embedding_texts(&self, ids: &[RecordId]) -> Result<Vec<(RecordId, String)>, EngineError> {
         let records = self.store.records(ids)?;
-        Ok(records.iter().map(|record| (record.id, upkeep::embedding_text(record))).collect())
+        Ok(records
+            .iter()
+            .map(|record| {
+                (record.id, upkeep::embedding_text(record.title.as_deref(), &record.text).into_owned())
+            })
+            .collect())
     }
 
     /// Vectors of records, none stored.

@@ -1,12 +1,16 @@
 use super::{Engine, EngineError, Vectors, now_ms};
 use crate::{
+    config::{FusionKind, Search as Settings, SearchMode},
     embedding::Embedded,
-    memory::{Passage, best_passages},
-    store::{Filter, Layer, Record, RecordId},
+    memory::{
+        Fused, Fusion, LegScore, Passage, RankFactor, add_documents, best_passages, fuse, passage_with_terms,
+    },
+    store::{Filter, IdSet, Layer, Record, RecordId, Standing, query_terms},
 };
-use magray_plugin_api::{CallContext, DeviceReport, Hit, Role, SearchParams};
+use magray_plugin_api::{CallContext, DeviceReport, Role, SearchParams};
 use std::{
     collections::HashMap,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,8 +23,25 @@ pub struct SearchRequest {
     pub k: usize,
     /// Which records count.
     pub filter: Filter,
-    /// Results below this cosine similarity are left out.
+    /// When they must be true.
+    pub validity: Validity,
+    /// Results below this score are left out: the cosine in a vector search, BM25 in a keyword search, and in a hybrid
+    /// one the fused score of 0 to 1. The factor of age and use is not in it.
     pub min_score: Option<f32>,
+    /// How records are found and ranked.
+    pub settings: Settings,
+}
+
+/// When records must be true to count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Validity {
+    /// Now.
+    #[default]
+    Now,
+    /// At this time, in milliseconds since 1970.
+    At(u64),
+    /// At any time, so that those that were replaced count too.
+    Any,
 }
 
 /// The answer, and who gave it.
@@ -28,6 +49,32 @@ pub struct SearchRequest {
 pub struct SearchResponse {
     /// Best first.
     pub hits: Vec<SearchHit>,
+    /// What was searched.
+    pub mode: SearchMode,
+    /// What the words found, where they were searched.
+    pub keyword: Option<KeywordLeg>,
+    /// What the meaning found, where it was searched.
+    pub vector: Option<VectorLeg>,
+    /// Why a hybrid search did without its vectors; none where it did not.
+    pub without_vectors: Option<String>,
+    /// From the query to the answer; loading of backends is in it only where words were searched meanwhile.
+    pub took: Duration,
+}
+
+/// The search by words.
+#[derive(Clone, Debug)]
+pub struct KeywordLeg {
+    /// What was looked for.
+    pub terms: Vec<String>,
+    /// Records that it handed over.
+    pub found: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The search by meaning.
+#[derive(Clone, Debug)]
+pub struct VectorLeg {
     /// The embedding profile that answered.
     pub backend: String,
     /// The model that it ran.
@@ -40,65 +87,183 @@ pub struct SearchResponse {
     pub cached: bool,
     /// The index profile that was used.
     pub index: String,
-    /// From the query to the answer, without loading of backends.
-    pub took: Duration,
     /// Records, whether they match the filter or not, that this model has not embedded yet, so that
     /// no search by meaning finds them.
     pub unembedded: u64,
     /// The model knows no word of the query, so nothing can be near it.
     pub unknown_words: bool,
+    /// Records that it handed over.
+    pub found: usize,
+    /// How long it took, without loading of backends.
+    pub took: Duration,
 }
 
 /// A record that answers.
 #[derive(Clone, Debug)]
 pub struct SearchHit {
-    /// Cosine similarity of record and query, -1 to 1.
-    pub score: f32,
+    /// Where it stands in the order.
+    pub ranked: Ranked,
     /// The record.
     pub record: Record,
     /// The part of it that answers best.
     pub passage: Passage,
 }
 
+/// A record in the order of an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ranked {
+    /// The record.
+    pub id: RecordId,
+    /// What it is ordered by: `found` and `factor`.
+    pub score: f32,
+    /// How well it answers: the cosine in a vector search, BM25 in a keyword search, and in a hybrid one 0 to 1.
+    pub found: f32,
+    /// What age and use make of that, 0.3 to 1.5.
+    pub factor: f32,
+    /// What the keyword leg says, where it found it.
+    pub keyword: Option<LegScore>,
+    /// What the vector leg says, where it found it.
+    pub vector: Option<LegScore>,
+}
+
+/// Records in their order, before any is read.
+#[derive(Clone, Debug)]
+pub struct Ranking {
+    /// Best first.
+    pub order: Vec<Ranked>,
+    keyword: Option<KeywordLeg>,
+    vector: Option<VectorLeg>,
+    without_vectors: Option<String>,
+    query: Option<Vec<f32>>,
+}
+
+/// What a leg found, best first.
+type Found = Vec<(RecordId, f32)>;
+
 impl Engine {
-    /// The `k` records nearest in meaning to the query, over everything committed before the call.
+    /// The `k` records that answer the query best, over everything committed before the call.
     ///
     /// # Errors
-    /// [`EngineError::Invalid`] for an empty query, or another [`EngineError`].
+    /// [`EngineError::Invalid`] for an empty query, or another [`EngineError`]. A hybrid search whose embedding
+    /// backend or index fails is answered by its words alone, and says so.
     pub fn search(
         &self,
         cx: &dyn CallContext,
         request: &SearchRequest,
     ) -> Result<SearchResponse, EngineError> {
+        if request.settings.mode == SearchMode::Vector {
+            self.vectors()?;
+        }
+        let start = Instant::now();
+        let Ranking { order, keyword, vector, without_vectors, query } = self.rank(cx, request)?;
+        let hits = self.fetch(cx, &order, query.as_deref(), keyword.as_ref())?;
+        let shown: Vec<RecordId> = hits.iter().map(|hit| hit.record.id).collect();
+        self.count_accesses(request.filter.session.as_deref(), &shown)?;
+        let mode = request.settings.mode;
+        Ok(SearchResponse { hits, mode, keyword, vector, without_vectors, took: start.elapsed() })
+    }
+
+    /// The same without the records themselves, which counts no access.
+    ///
+    /// # Errors
+    /// As [`Engine::search`].
+    pub fn rank(&self, cx: &dyn CallContext, request: &SearchRequest) -> Result<Ranking, EngineError> {
         let query = request.query.trim();
         if query.is_empty() {
             return Err(EngineError::Invalid("the query is empty".into()));
         }
+        let within = self.scope(request)?;
+        let (settings, within) = (&request.settings, within.as_ref());
+        let depth = settings.candidates.max(request.k);
+        let by_words = || self.by_words(query, within, depth);
+        let by_meaning = || self.by_meaning(cx, query, &request.filter.layers, within, depth);
+        let (keyword, vector) = match settings.mode {
+            SearchMode::Keyword => (Some(by_words()?), None),
+            SearchMode::Vector => (None, Some(by_meaning())),
+            SearchMode::Hybrid => thread::scope(|scope| {
+                let by_words = scope.spawn(by_words);
+                let vector = by_meaning();
+                let keyword = by_words.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                Ok::<_, EngineError>((Some(keyword), Some(vector)))
+            })?,
+        };
+        let (vector, without_vectors) = match vector {
+            Some(Err(error)) if settings.mode == SearchMode::Hybrid && can_do_without(&error) => {
+                (None, Some(error.to_string()))
+            }
+            vector => (vector.transpose()?, None),
+        };
+        let (keyword, words_found) = keyword.unzip();
+        let (query, (vector, meaning_found)) = match vector {
+            Some((query, leg, found)) => (Some(query), (Some(leg), Some(found))),
+            None => (None, (None, None)),
+        };
+        let order = self.order(request, words_found.as_deref(), meaning_found.as_deref())?;
+        Ok(Ranking { order, keyword, vector, without_vectors, query })
+    }
+
+    /// Which records count; `None` where all do.
+    fn scope(&self, request: &SearchRequest) -> Result<Option<IdSet>, EngineError> {
+        let (now, filter) = (now_ms(), &request.filter);
+        let valid_at_ms = match request.validity {
+            Validity::Now => Some(now),
+            Validity::At(time) => Some(time),
+            Validity::Any => None,
+        };
+        // Vectors are searched layer by layer, so there layers alone need no set of ids.
+        let only_layers = Filter { layers: filter.layers.clone(), ..Filter::default() };
+        let by_layer = filter.layers.is_empty() || request.settings.mode == SearchMode::Vector;
+        if by_layer && *filter == only_layers {
+            return Ok(self.store.present_ids(now, valid_at_ms)?);
+        }
+        let filter = Filter { not_expired_at_ms: Some(now), valid_at_ms, ..filter.clone() };
+        Ok(Some(self.store.matching_ids(&filter)?))
+    }
+
+    fn by_words(
+        &self,
+        query: &str,
+        within: Option<&IdSet>,
+        depth: usize,
+    ) -> Result<(KeywordLeg, Found), EngineError> {
+        let start = Instant::now();
+        let terms = query_terms(query);
+        let hits = self.store.find_words(&terms, within, depth)?;
+        let found: Found = hits.iter().map(|hit| (hit.id, hit.score)).collect();
+        Ok((KeywordLeg { terms, found: found.len(), took: start.elapsed() }, found))
+    }
+
+    fn by_meaning(
+        &self,
+        cx: &dyn CallContext,
+        query: &str,
+        layers: &[Layer],
+        within: Option<&IdSet>,
+        depth: usize,
+    ) -> Result<(Vec<f32>, VectorLeg, Found), EngineError> {
         let vectors = self.vectors()?;
         let start = Instant::now();
-        let Embedded { vectors: vector, backend, device, fallback, cached } =
+        let Embedded { vectors: query, backend, device, fallback, cached } =
             vectors.embedding.answer(cx, &[query], Role::Query)?;
-        let unknown_words = vector.iter().all(|&v| v == 0.0);
-        let hits = if unknown_words {
+        let unknown_words = query.iter().all(|&v| v == 0.0);
+        let found = if unknown_words {
             Vec::new()
         } else {
-            self.nearest(cx, vectors, &vector, request.k, &request.filter)?
+            self.nearest(cx, vectors, &query, layers, within, depth)?
         };
-        let hits = self.fetch(cx, vectors, &vector, &hits, request.min_score)?;
-        let shown: Vec<RecordId> = hits.iter().map(|hit| hit.record.id).collect();
-        self.count_accesses(request.filter.session.as_deref(), &shown)?;
-        Ok(SearchResponse {
-            hits,
+        let leg = VectorLeg {
             backend,
             model: vectors.embedding.info().model.clone(),
             device,
             fallback,
             cached,
             index: vectors.index_backend.clone(),
-            took: start.elapsed(),
             unembedded: self.store.count_without_vector(vectors.space)?,
             unknown_words,
-        })
+            found: found.len(),
+            took: start.elapsed(),
+        };
+        Ok((query, leg, found))
     }
 
     fn nearest(
@@ -106,48 +271,101 @@ impl Engine {
         cx: &dyn CallContext,
         vectors: &Vectors,
         query: &[f32],
-        k: usize,
-        filter: &Filter,
-    ) -> Result<Vec<Hit>, EngineError> {
-        // Layers are searched one by one, so they alone need no set of ids.
-        let only_layers = Filter { layers: filter.layers.clone(), ..Filter::default() };
-        let now = now_ms();
-        let filter = Filter { not_expired_at_ms: self.store.any_due(now)?.then_some(now), ..filter.clone() };
-        let matching = if filter == only_layers { None } else { Some(self.store.matching_ids(&filter)?) };
-        let matching = matching.as_ref().map(crate::store::IdSet::as_filter);
-        let layers =
-            Layer::ALL.into_iter().filter(|layer| filter.layers.is_empty() || filter.layers.contains(layer));
+        layers: &[Layer],
+        within: Option<&IdSet>,
+        depth: usize,
+    ) -> Result<Found, EngineError> {
         let mut hits = Vec::new();
-        for layer in layers {
+        for layer in Layer::ALL.into_iter().filter(|layer| layers.is_empty() || layers.contains(layer)) {
             let params = SearchParams::with_ef(self.ef_search(layer));
-            hits.extend(vectors.indexes.search(cx, layer, query, k, params, matching)?);
+            hits.extend(vectors.indexes.search(
+                cx,
+                layer,
+                query,
+                depth,
+                params,
+                within.map(IdSet::as_filter),
+            )?);
         }
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
-        hits.truncate(k);
-        Ok(hits)
+        hits.truncate(depth);
+        Ok(hits.iter().map(|hit| (RecordId::from_index_id(hit.id), hit.score)).collect())
+    }
+
+    /// One list of what the legs found: fused, then with the documents, then by age and use.
+    fn order(
+        &self,
+        request: &SearchRequest,
+        words: Option<&[(RecordId, f32)]>,
+        meaning: Option<&[(RecordId, f32)]>,
+    ) -> Result<Vec<Ranked>, EngineError> {
+        let settings = &request.settings;
+        let fusion = match settings.fusion {
+            FusionKind::Convex => Fusion::Convex { keyword_weight: settings.keyword_weight as f32 },
+            FusionKind::Rrf => Fusion::Rrf,
+        };
+        let mut found = fuse(fusion, words.unwrap_or_default(), meaning.unwrap_or_default());
+        let standings = self.store.standings(found.iter().map(|fused| fused.id))?;
+        let standings: HashMap<RecordId, Standing> =
+            standings.into_iter().map(|standing| (standing.id, standing)).collect();
+        // One that another process has just forgotten is not there any more.
+        found.retain(|fused| standings.contains_key(&fused.id));
+        match settings.mode {
+            SearchMode::Hybrid => add_documents(&mut found, &standings, settings.document_weight as f32),
+            SearchMode::Vector => found.iter_mut().for_each(|fused| fused.score = leg_score(fused.vector)),
+            SearchMode::Keyword => found.iter_mut().for_each(|fused| fused.score = leg_score(fused.keyword)),
+        }
+        found.retain(|fused| request.min_score.is_none_or(|least| fused.score >= least));
+        let (rank_factor, now) = (self.rank_factor(settings), now_ms());
+        let ranked = |fused: Fused| {
+            let factor = standings.get(&fused.id).map_or(1.0, |standing| rank_factor.of(standing, now));
+            let Fused { id, score: found, keyword, vector } = fused;
+            // What is below zero gets worse by becoming more of it.
+            let score = if found < 0.0 { found / factor } else { found * factor };
+            Ranked { id, score, found, factor, keyword, vector }
+        };
+        let mut order: Vec<Ranked> = found.into_iter().map(ranked).collect();
+        order.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
+        order.truncate(request.k);
+        Ok(order)
+    }
+
+    fn rank_factor(&self, settings: &Settings) -> RankFactor {
+        let half_lives = Layer::ALL.map(|layer| self.layer_settings(layer).half_life.duration());
+        let Settings { age_weight, access_weight, .. } = *settings;
+        RankFactor { age_weight, access_weight, half_lives }
     }
 
     fn fetch(
         &self,
         cx: &dyn CallContext,
-        vectors: &Vectors,
-        query: &[f32],
-        hits: &[Hit],
-        min_score: Option<f32>,
+        order: &[Ranked],
+        query: Option<&[f32]>,
+        keyword: Option<&KeywordLeg>,
     ) -> Result<Vec<SearchHit>, EngineError> {
-        let hits: Vec<&Hit> =
-            hits.iter().filter(|hit| min_score.is_none_or(|least| hit.score >= least)).collect();
-        let ids: Vec<RecordId> = hits.iter().map(|hit| RecordId::from_index_id(hit.id)).collect();
+        let ids: Vec<RecordId> = order.iter().map(|ranked| ranked.id).collect();
         let mut records: HashMap<RecordId, Record> =
             self.store.records(&ids)?.into_iter().map(|record| (record.id, record)).collect();
-        // One that another process has just forgotten is not there any more.
-        let found: Vec<(f32, Record)> = hits
-            .iter()
-            .filter_map(|hit| Some((hit.score, records.remove(&RecordId::from_index_id(hit.id))?)))
-            .collect();
+        let found: Vec<(Ranked, Record)> =
+            order.iter().filter_map(|ranked| Some((*ranked, records.remove(&ranked.id)?))).collect();
         let borrowed: Vec<&Record> = found.iter().map(|(_, record)| record).collect();
-        let passages = best_passages(cx, &vectors.embedding, query, &borrowed)?;
+        let passages = match query.filter(|query| query.iter().any(|&v| v != 0.0)) {
+            Some(query) => best_passages(cx, &self.vectors()?.embedding, query, &borrowed)?,
+            None => {
+                let terms = keyword.map_or(&[][..], |leg| &leg.terms);
+                borrowed.iter().map(|record| passage_with_terms(record, terms)).collect()
+            }
+        };
         let hits = found.into_iter().zip(passages);
-        Ok(hits.map(|((score, record), passage)| SearchHit { score, record, passage }).collect())
+        Ok(hits.map(|((ranked, record), passage)| SearchHit { ranked, record, passage }).collect())
     }
+}
+
+fn leg_score(leg: Option<LegScore>) -> f32 {
+    leg.map_or(0.0, |leg| leg.score)
+}
+
+/// Whether the words alone can answer in spite of it.
+fn can_do_without(error: &EngineError) -> bool {
+    matches!(error, EngineError::Plugin(_) | EngineError::Embedding(_) | EngineError::Index(_))
 }

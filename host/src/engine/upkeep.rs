@@ -2,9 +2,10 @@ use super::{Engine, EngineError, Vectors, now_ms};
 use crate::{
     indexing::{Extent, LayerSync},
     resources::scheduler::Counts,
-    store::{Record, RecordId},
+    store::RecordId,
 };
 use magray_plugin_api::CallContext;
+use std::borrow::Cow;
 
 /// Rows that one command may write to merge parts of an index after its answer. More waits for a process
 /// that lives long, for `magray sync`, or until there are many parts.
@@ -101,9 +102,9 @@ impl Engine {
 }
 
 /// What is embedded of a record, whether it comes from a file or was added.
-pub(super) fn embedding_text(record: &Record) -> String {
-    match &record.title {
-        Some(title) => format!("{title}\n{}", record.text),
-        None => record.text.clone(),
+pub(super) fn embedding_text<'a>(title: Option<&str>, text: &'a str) -> Cow<'a, str> {
+    match title {
+        Some(title) => format!("{title}\n{text}").into(),
+        None => text.into(),
     }
 }

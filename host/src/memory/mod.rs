@@ -1,4 +1,9 @@
-//! What makes a memory of records and vectors: the passage of a record that answers.
+//! What makes a memory of records and vectors: how what words and meaning found becomes one order, and which passage
+//! of a record answers.
+mod fusion;
 mod passage;
+mod standing;
 
-pub use passage::{Passage, best_passages};
+pub use fusion::{Fused, Fusion, LegScore, fuse};
+pub use passage::{Passage, best_passages, passage_with_terms};
+pub use standing::{RankFactor, add_documents};

@@ -1,7 +1,7 @@
 use crate::{
     embedding::{Embedding, EmbeddingError},
-    ingest::{FileKind, split},
-    store::Record,
+    ingest::{Chunk, FileKind, split},
+    store::{Record, text_terms},
 };
 use magray_plugin_api::{CallContext, Role};
 
@@ -30,14 +30,7 @@ pub fn best_passages(
     query: &[f32],
     records: &[&Record],
 ) -> Result<Vec<Passage>, EmbeddingError> {
-    let parts: Vec<Vec<_>> = records
-        .iter()
-        .map(|record| {
-            let mut parts = split(&record.text, FileKind::Text, None, PASSAGE_CHARS);
-            parts.truncate(MAX_PASSAGES);
-            parts
-        })
-        .collect();
+    let parts: Vec<Vec<_>> = records.iter().map(|record| parts_of(record)).collect();
     // A record of one passage needs no judging.
     let judged = || parts.iter().filter(|parts| parts.len() > 1).flatten();
     let texts: Vec<&str> = judged().map(|part| part.text.as_str()).collect();
@@ -46,11 +39,24 @@ pub fn best_passages(
     Ok(records.iter().zip(&parts).map(|(record, parts)| passage(record, parts, &mut scores)).collect())
 }
 
-fn passage(
-    record: &Record,
-    parts: &[crate::ingest::Chunk],
-    scores: &mut impl Iterator<Item = f32>,
-) -> Passage {
+/// The passage of a record with most of `terms`, which are those of a query.
+pub fn passage_with_terms(record: &Record, terms: &[String]) -> Passage {
+    let parts = parts_of(record);
+    let counts = parts.iter().map(|part| {
+        let found = text_terms(&part.text);
+        terms.iter().filter(|term| found.contains(term)).count() as f32
+    });
+    passage(record, &parts, &mut counts.collect::<Vec<_>>().into_iter())
+}
+
+fn parts_of(record: &Record) -> Vec<Chunk> {
+    let mut parts = split(&record.text, FileKind::Text, None, PASSAGE_CHARS);
+    parts.truncate(MAX_PASSAGES);
+    parts
+}
+
+/// The part of the highest score; `scores` has them where there is more than one.
+fn passage(record: &Record, parts: &[Chunk], scores: &mut impl Iterator<Item = f32>) -> Passage {
     let first_line = record.source.as_ref().map_or(1, |source| source.line_start);
     let best = match parts {
         [] => return Passage { text: record.text.clone(), line: first_line },

@@ -2,6 +2,7 @@
 mod embed;
 mod index;
 mod quality;
+mod retrieval;
 
 use super::{
     Failure, Outcome,
@@ -26,6 +27,7 @@ use std::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
     Quality(quality::QualityCommand),
+    Retrieval(retrieval::RetrievalCommand),
     Embed(embed::EmbedCommand),
     Index(index::IndexCommand),
     #[command(hide = true)]
@@ -39,6 +41,7 @@ impl Bench {
         terminal.stop_gently();
         match self {
             Self::Quality(quality) => quality.run(global, terminal),
+            Self::Retrieval(retrieval) => retrieval.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),
             Self::Index(index) => index.run(global, terminal),
             Self::Worker(worker) => worker.run(global, terminal),
