@@ -3,7 +3,7 @@
 //! Dependencies point downward only: [`cli`] over [`mod@bench`] and [`engine`] over [`memory`] and [`indexing`] over
 //! [`embedding`] and [`ingest`] over [`store`] and [`plugins`] over [`config`] over [`resources`]. Only `store` speaks SQL, only
 //! `plugins` loads libraries, only `cli` prints. [`models`] stands beside them: it finds and fetches model
-//! folders. `docs/ARCHITECTURE.md` walks through them.
+//! folders; so does [`services`], by which [`engine`] makes its parts. `docs/ARCHITECTURE.md` walks through them.
 pub mod bench;
 pub mod cli;
 pub mod config;

@@ -9,12 +9,12 @@ mod queue;
 mod tests;
 
 pub use climate::{memory_pressure, system_load};
-pub use queue::{Climate, Kind, TaskId};
+pub use queue::{Climate, Kind};
 
 use budget::Budget;
 use cpu_time::ThreadTime;
 use magray_plugin_api::CallContext;
-use queue::{Picked, Queue, Spec};
+use queue::{Picked, Queue, Spec, TaskId};
 use std::{
     error::Error,
     io,

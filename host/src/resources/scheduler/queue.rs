@@ -49,8 +49,8 @@ impl Kind {
 }
 
 /// One of the tasks of a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TaskId(pub(super) usize);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TaskId(pub(super) usize);
 
 /// What the queue knows of a task.
 #[derive(Clone, Copy, Debug)]
