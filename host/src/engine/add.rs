@@ -45,6 +45,7 @@ impl Engine {
         let bytes = texts.iter().map(|text| text.len() as u64).sum();
         let needed = room::record_bytes(texts.len() as u64, bytes, dim);
         self.setup.ensure_room(&self.setup.data_dir, needed, "what is to be added")?;
+        self.ensure_capacity(vectors.space, memories.len() as u64)?;
         let embedded = vectors.embedding.embed(cx, &texts, Role::Passage)?;
         let records = memories.iter().zip(embedded.chunks_exact(dim)).map(|(memory, vector)| {
             let layer = memory.layer.unwrap_or_else(|| self.default_layer());

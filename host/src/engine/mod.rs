@@ -3,7 +3,9 @@ mod add;
 mod backends;
 mod backup;
 mod error;
+mod govern;
 mod index_files;
+mod memory;
 mod model;
 mod reembed;
 mod room;
@@ -15,7 +17,9 @@ mod upkeep;
 pub use add::NewMemory;
 pub use backup::{BackupReport, RestoreReport};
 pub use error::EngineError;
+pub use govern::{Governor, Grants, Tick, fit};
 pub use index_files::{FileReport, IndexProgress, IndexReport, IndexRequest};
+pub use memory::{ComponentMemory, GpuMemory, MemoryReport};
 pub use model::{ModelChoice, ModelOrigins};
 pub use reembed::{Place, Reembed, ReembedPlan, ReembedReport, SpaceReport};
 pub use search::{SearchHit, SearchRequest, SearchResponse};
@@ -31,7 +35,7 @@ use crate::{
 };
 use magray_plugin_api::ComponentKind;
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
@@ -45,6 +49,8 @@ pub struct Engine {
     store: Arc<Store>,
     plugins: Arc<Plugins>,
     vectors: OnceLock<Box<Vectors>>,
+    /// Up to this id of a record there is room for vectors, whether there were counted or not.
+    counted_to: AtomicU64,
     /// Holds the database of one that is detached; goes last.
     scratch: Option<TempDir>,
 }
@@ -98,7 +104,8 @@ impl Engine {
         let options = StoreOptions { durability: store::Durability::Normal, ..StoreOptions::default() };
         let store = Arc::new(Store::open(&scratch.path().join("magray.db"), &options)?);
         let plugins = Arc::new(setup.plugins());
-        Ok(Self { setup, store, plugins, vectors: OnceLock::new(), scratch: Some(scratch) })
+        let (vectors, counted_to, scratch) = (OnceLock::new(), AtomicU64::new(0), Some(scratch));
+        Ok(Self { setup, store, plugins, vectors, counted_to, scratch })
     }
 
     fn open_store(setup: Setup, read_only: bool) -> Result<Self, EngineError> {
@@ -113,7 +120,8 @@ impl Engine {
         };
         let store = Arc::new(Store::open(&setup.database(), &options)?);
         let plugins = Arc::new(setup.plugins());
-        Ok(Self { setup, store, plugins, vectors: OnceLock::new(), scratch: None })
+        let (vectors, counted_to, scratch) = (OnceLock::new(), AtomicU64::new(0), None);
+        Ok(Self { setup, store, plugins, vectors, counted_to, scratch })
     }
 
     /// The records.

@@ -7,6 +7,7 @@ mod delta;
 mod error;
 mod exact;
 mod layer;
+mod memory;
 mod merge;
 mod open;
 mod recheck;
@@ -24,6 +25,7 @@ mod verify;
 mod worker;
 
 pub use error::IndexError;
+pub use memory::LayerMemory;
 pub use recheck::LiveRecall;
 pub use sync::{Extent, LayerSync};
 pub use upkeep::LayerIndexStats;
@@ -38,7 +40,7 @@ use layer::{LayerIndex, LayerSettings, Query, hex};
 use magray_plugin_api::{CallContext, Hit, IdFilter, SearchParams};
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -107,6 +109,8 @@ struct Shared {
     space: SpaceId,
     layers: Vec<LayerIndex>,
     sync: SyncOptions,
+    /// Rows that one step of a worker may write to merge segments.
+    step_rows: AtomicU64,
     wake: worker::Wake,
 }
 
@@ -132,6 +136,7 @@ impl Indexes {
             space: options.space,
             layers: layers.into(),
             sync: options.sync.clone(),
+            step_rows: AtomicU64::new(u64::MAX),
             wake: worker::Wake::default(),
         });
         let weak = Arc::downgrade(&shared);

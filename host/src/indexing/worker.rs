@@ -102,7 +102,8 @@ fn run(stop: &Stop) {
         let mut round = ROUND.min(shared.sync.max_age);
         for index in &shared.layers {
             // Whatever a step takes, searches do not wait for it.
-            match index.sync(stop, Extent::Due { step_rows: u64::MAX }) {
+            let step_rows = shared.step_rows.load(Ordering::Relaxed);
+            match index.sync(stop, Extent::Due { step_rows }) {
                 Err(error) if error.is_cancelled() => return,
                 Err(error) => {
                     tracing::warn!("{}: {error}", index.describe());
