@@ -14,6 +14,7 @@ mod embed;
 mod evolution;
 mod examples;
 mod fallback;
+mod governor;
 mod gpu;
 mod hub;
 mod model_import;

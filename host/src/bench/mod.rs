@@ -1,9 +1,11 @@
 //! What `magray bench` measures: how right the vectors of an embedding backend are, on data with published
-//! figures, and how fast they come; how fast indexes are, and how much of what is near they find.
+//! figures, and how fast they come; how fast indexes are, and how much of what is near they find; what is granted while
+//! memory becomes short.
 //!
 //! Backends are called directly, without cache and fallback, so a figure belongs to the backend that it names.
 mod batches;
 mod data;
+mod governor;
 mod index;
 mod machine;
 mod metrics;
@@ -16,6 +18,7 @@ mod worker;
 
 pub use batches::{BatchRate, BatchRates, BatchRequest, measure_batches};
 pub use data::{DataSets, Limit};
+pub use governor::{GovernorFigures, GovernorPoint, GovernorRequest, measure_governor};
 pub use index::{
     At, Build, Curve, Filtered, IndexBackend, IndexFigures, IndexReply, IndexRequest, IndexTask, Point,
     Searched, Setting, Speed, Sweep, VectorSet, measure_index, metric_named, serve_index,

@@ -1,10 +1,13 @@
 use super::{
     Failure, Outcome,
     args::Global,
-    resolve,
-    terminal::{GREEN, Terminal},
+    memory, resolve,
+    terminal::{DIM, GREEN, Terminal},
 };
-use crate::config::{Config, DEFAULT_TOML, Resolved, render_resolved, user_file};
+use crate::{
+    config::{Config, DEFAULT_TOML, Resolved, render_resolved, user_file},
+    engine::default_data_dir,
+};
 use clap::Subcommand;
 use std::{
     env,
@@ -23,10 +26,18 @@ pub(super) enum ConfigCommand {
         #[arg(long)]
         resolved: bool,
     },
-    /// Check a config file, or everything that is in force
+    /// Check a config file, or everything that is in force, and that the memory is enough for it
+    #[command(after_help = "\
+Examples:
+  magray config check
+  magray config check config/production-server.toml
+  magray config check config/production-server.toml --memory 128GiB")]
     Check {
         /// The file; else all layers as a command would read them
         file: Option<PathBuf>,
+        /// Check it for a machine with so much memory, not for this one
+        #[arg(long, value_name = "BYTES", value_parser = memory::bytes)]
+        memory: Option<u64>,
     },
     /// Write a commented config file with the defaults
     Init {
@@ -43,18 +54,35 @@ impl ConfigCommand {
         match self {
             Self::Show { resolved: false } => terminal.print(format_args!("{}", DEFAULT_TOML.trim_end()))?,
             Self::Show { resolved: true } => show_resolved(terminal, &resolve(global, terminal)?)?,
-            Self::Check { file } => {
+            Self::Check { file, memory } => {
                 let checked = match &file {
                     Some(file) => Config::check(file)?,
                     None => resolve(global, terminal)?,
                 };
+                let models =
+                    global.data_dir.clone().or_else(default_data_dir).unwrap_or_default().join("models");
+                let fit = memory::fit(&checked.config, &models, memory);
+                let is_set = memory::is_set(&checked);
                 let what = checked
                     .file
                     .map_or_else(|| "defaults and environment".to_owned(), |file| file.display().to_string());
+                if let Some(fit) = fit.as_ref().filter(|fit| is_set && !fit.fits()) {
+                    return Err(Failure::Usage(format!("{what}: [memory.resource_manager] {fit}")));
+                }
                 if terminal.json {
-                    terminal.print_json(&serde_json::json!({ "ok": true, "checked": what }))?;
+                    terminal.print_json(&serde_json::json!({ "ok": true, "checked": what, "fit": fit }))?;
                 } else {
                     terminal.print(format_args!("{GREEN}ok{GREEN:#} {what}"))?;
+                    match &fit {
+                        Some(fit) if fit.fits() => terminal.print(format_args!("{DIM}{fit}{DIM:#}"))?,
+                        // The default is as many as fit.
+                        Some(fit) => terminal
+                            .hint(&format!("at most {} vectors are held in memory: {fit}", fit.most())),
+                        None => terminal.hint(&format!(
+                            "how much memory it needs is not known before the model '{}' is here",
+                            checked.config.ai.embedding.model_name
+                        )),
+                    }
                 }
             }
             Self::Init { file, force } => init(terminal, file, force)?,

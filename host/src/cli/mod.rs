@@ -13,6 +13,7 @@ mod gpu;
 mod import;
 mod index;
 mod list;
+mod memory;
 mod model;
 mod npy;
 mod plugin;
@@ -244,10 +245,15 @@ fn setup(global: &Global, terminal: &Terminal) -> Result<Setup, Failure> {
     let origin = |key: &str| resolved.origin(key).cloned().unwrap_or(Origin::Default);
     let origins =
         ModelOrigins { profile: origin("ai.embedding.profile"), model: origin("ai.embedding.model_name") };
+    let is_set = memory::is_set(&resolved);
     let config = resolved.config;
     let data_dir = global.data_dir.clone().or_else(engine::default_data_dir).ok_or_else(|| {
         Failure::Usage("there is no home folder to keep data in; give --data-dir or set MAGRAY_HOME".into())
     })?;
+    let fit = is_set.then(|| memory::fit(&config, &data_dir.join("models"), None)).flatten();
+    if let Some(fit) = fit.filter(|fit| !fit.fits()) {
+        terminal.warn(&format!("[memory.resource_manager] {fit}"));
+    }
     let mut plugin_dirs = global.plugin_dir.clone();
     if let Some(path) = env::var_os("MAGRAY_PLUGIN_PATH") {
         plugin_dirs.extend(env::split_paths(&path).filter(|folder| folder != &PathBuf::new()));

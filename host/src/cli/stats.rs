@@ -1,7 +1,7 @@
 use super::{
     Failure, Outcome,
     args::Global,
-    cache, open_to_read,
+    cache, memory, open_to_read,
     terminal::{BOLD, Terminal},
     view,
 };
@@ -15,7 +15,16 @@ use serde::Serialize;
 
 /// Show what is stored
 #[derive(Debug, Args)]
-pub(super) struct Stats {}
+#[command(after_help = "\
+Examples:
+  magray stats
+  magray stats --memory --json")]
+pub(super) struct Stats {
+    /// Show instead whose memory it is, of a process with the model loaded and every index open, and what caches and
+    /// indexes may hold in one that lives long
+    #[arg(long)]
+    memory: bool,
+}
 
 #[derive(Serialize)]
 struct StatsJson {
@@ -62,6 +71,10 @@ struct LayerJson {
 impl Stats {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
         let Some(engine) = open_to_read(global, terminal)? else { return Ok(Outcome::NothingFound) };
+        if self.memory {
+            memory::show(&engine, terminal)?;
+            return Ok(Outcome::Done);
+        }
         let stats = engine.store().stats()?;
         let embedding = engine.embedding()?;
         let indexes = engine.indexes()?.stats().map_err(crate::engine::EngineError::from)?;

@@ -10,6 +10,7 @@ mod error;
 mod overrides;
 mod profile;
 mod render;
+mod resource_manager;
 mod schema;
 mod search;
 mod shape;
@@ -23,10 +24,10 @@ pub use background::Background;
 pub use error::{ConfigError, Problem};
 pub use profile::{Profile, Profiles, Selected};
 pub use render::render_resolved;
+pub use resource_manager::ResourceManager;
 pub use schema::{
     Ai, Breaker, Cache, Choice, Config, DefaultLayer, Durability, Embedding, GpuConfig, Index, Ingest,
-    LayerSettings, Layers, Log, LogLevel, Memory, Pipeline, Plugins, ResourceManager, Store,
-    default_cache_bytes,
+    LayerSettings, Layers, Log, LogLevel, Memory, Pipeline, Plugins, Store, default_cache_bytes,
 };
 pub use search::{FusionKind, Search, SearchMode};
 pub use sync::{Sync, Workload};

@@ -3,6 +3,7 @@
 use super::{
     background::Background,
     profile::{Profiles, Selected, shared},
+    resource_manager::ResourceManager,
     search::Search,
     sync::Sync,
     values::{Folder, Sha256, Ttl, name, share, whole},
@@ -338,30 +339,6 @@ pub fn default_cache_bytes(total_memory: u64) -> u64 {
     by_size.min(total_memory / 4)
 }
 
-/// `[memory.resource_manager]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ResourceManager {
-    /// Vectors that are granted at the start.
-    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
-    pub base_max_vectors: u64,
-    /// Vectors that may be granted when memory allows.
-    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
-    pub scaling_max_vectors: u64,
-    /// Bytes of cache that are granted at the start.
-    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
-    pub base_cache_bytes: u64,
-    /// Bytes of cache that may be granted when memory allows.
-    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
-    pub scaling_cache_bytes: u64,
-    /// Percentage of the machine's memory in use up to which limits grow.
-    #[serde(deserialize_with = "whole::<1, 100, _, _>")]
-    pub target_memory_usage_percent: u8,
-    /// Percentage of the machine's memory in use from which limits shrink at once.
-    #[serde(deserialize_with = "whole::<1, 100, _, _>")]
-    pub critical_memory_usage_percent: u8,
-}
-
 /// `[store]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -493,30 +470,7 @@ pub(super) struct Contradiction {
 impl Config {
     /// What the settings, each right by itself, say against each other.
     pub(super) fn contradictions(&self) -> Vec<Contradiction> {
-        let limits = &self.memory.resource_manager;
-        let rules = [
-            (
-                limits.target_memory_usage_percent >= limits.critical_memory_usage_percent,
-                "target_memory_usage_percent",
-                "critical_memory_usage_percent",
-                "below",
-            ),
-            (
-                limits.base_max_vectors > limits.scaling_max_vectors,
-                "base_max_vectors",
-                "scaling_max_vectors",
-                "at most",
-            ),
-            (
-                limits.base_cache_bytes > limits.scaling_cache_bytes,
-                "base_cache_bytes",
-                "scaling_cache_bytes",
-                "at most",
-            ),
-        ];
-        let broken = rules.into_iter().filter(|(broken, ..)| *broken);
-        let table = ["memory", "resource_manager"];
-        broken.map(|(_, lower, upper, relation)| Contradiction { table, lower, upper, relation }).collect()
+        self.memory.resource_manager.contradictions()
     }
 }
 

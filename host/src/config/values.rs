@@ -57,6 +57,29 @@ pub(super) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D
     deserializer.deserialize_any(Share)
 }
 
+/// A number from 1 to 10.
+pub(super) fn factor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let number = f64::deserialize(deserializer).ok().filter(|number| (1.0..=10.0).contains(number));
+    number.ok_or_else(|| de::Error::custom("a number from 1 to 10"))
+}
+
+/// Four numbers from 0.1 to 10, none above the one before it.
+pub(super) fn factors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[f64; 4], D::Error> {
+    let numbers = <[f64; 4]>::deserialize(deserializer).ok().filter(|numbers| {
+        numbers.iter().all(|number| (0.1..=10.0).contains(number)) && numbers.is_sorted_by(|a, b| a >= b)
+    });
+    numbers.ok_or_else(|| de::Error::custom("four numbers from 0.1 to 10, none above the one before it"))
+}
+
+/// Three percentages, each above the one before it.
+pub(super) fn percents<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 3], D::Error> {
+    let numbers = <[u8; 3]>::deserialize(deserializer).ok().filter(|numbers| {
+        numbers.iter().all(|number| (1..=100).contains(number)) && numbers.is_sorted_by(|a, b| a < b)
+    });
+    numbers
+        .ok_or_else(|| de::Error::custom("three whole numbers from 1 to 100, each above the one before it"))
+}
+
 /// A string that [`FromStr`] reads; `expecting` says what it must be.
 fn parsed<'de, T, D>(deserializer: D, expecting: &'static str) -> Result<T, D::Error>
 where

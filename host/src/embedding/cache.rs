@@ -1,7 +1,7 @@
 //! The cache of vectors: a level in memory and, where there is one, a level on disk. The policy
 //! plugin decides what goes from memory; the values are here.
 use crate::store::{CacheCounts, CacheKey, CacheSpace, DiskCache};
-use magray_plugin_api::{EmbedderInfo, Error, ErrorCode, Result, Role, host::ContainedPolicy};
+use magray_plugin_api::{EmbedderInfo, Error, ErrorCode, MemoryUse, Result, Role, host::ContainedPolicy};
 use std::{
     collections::HashMap,
     sync::{
@@ -41,7 +41,6 @@ pub struct MemoryCacheStats {
 /// Threads: any; one lock for the level in memory, and one for the level on disk.
 #[expect(missing_debug_implementations, reason = "a policy has nothing to show")]
 pub struct EmbeddingCache {
-    limits: CacheLimits,
     start: Instant,
     held: Mutex<Held>,
     disk: Option<Disk>,
@@ -65,6 +64,7 @@ impl Disk {
 }
 
 struct Held {
+    limits: CacheLimits,
     /// None after it panicked: the level is then off.
     policy: Option<ContainedPolicy>,
     entries: HashMap<u64, Entry>,
@@ -95,8 +95,8 @@ impl EmbeddingCache {
     pub fn new(mut policy: ContainedPolicy, limits: CacheLimits) -> Self {
         let granted = policy.on_capacity(limits.max_bytes);
         let counts = CacheCounts::default();
-        let held = Held { policy: Some(policy), entries: HashMap::new(), bytes: 0, counts };
-        let cache = Self { limits, start: Instant::now(), held: Mutex::new(held), disk: None };
+        let held = Held { limits, policy: Some(policy), entries: HashMap::new(), bytes: 0, counts };
+        let cache = Self { start: Instant::now(), held: Mutex::new(held), disk: None };
         cache.held().settle(granted);
         cache
     }
@@ -129,6 +129,36 @@ impl EmbeddingCache {
     pub fn memory(&self) -> MemoryCacheStats {
         let held = self.held();
         MemoryCacheStats { entries: held.entries.len() as u64, bytes: held.bytes, counts: held.counts }
+    }
+
+    /// What the policy's own books take.
+    pub fn policy_memory(&self) -> MemoryUse {
+        self.held().policy.as_ref().map(ContainedPolicy::memory_use).unwrap_or_default()
+    }
+
+    /// From now on the level in memory may hold so many bytes. What is too much goes, as the policy says; on disk it
+    /// stays.
+    pub fn set_max_bytes(&self, max_bytes: u64) {
+        let mut held = self.held();
+        held.limits.max_bytes = max_bytes;
+        if let Some(policy) = &mut held.policy {
+            let told = policy.on_capacity(max_bytes);
+            held.settle(told);
+        }
+        let over = held.bytes.saturating_sub(max_bytes);
+        held.drop_bytes(over, self.now_ms());
+        if held.bytes > max_bytes {
+            held.settle(Err(Error::new(ErrorCode::INTERNAL, "it makes no room")));
+        }
+    }
+
+    /// Drops all that the level in memory holds; on disk it stays. Returns how many bytes that were.
+    pub fn empty_memory(&self) -> u64 {
+        let mut held = self.held();
+        let before = held.bytes;
+        held.drop_bytes(before, self.now_ms());
+        held.entries.shrink_to_fit();
+        before - held.bytes
     }
 
     /// The level on disk.
@@ -193,14 +223,15 @@ impl EmbeddingCache {
         if held.entries.insert(key.id, entry).is_none() {
             held.bytes += weight;
         }
-        let over = held.bytes.saturating_sub(self.limits.max_bytes);
-        let crowd = held.entries.len().saturating_sub(self.limits.max_entries) as u64;
+        let limits = held.limits;
+        let over = held.bytes.saturating_sub(limits.max_bytes);
+        let crowd = held.entries.len().saturating_sub(limits.max_entries) as u64;
         if over > 0 || crowd > 0 {
             let batch = (EVICT_BATCH - 1).min(held.entries.len() / 10) as u64;
             let evicted = held.evict(over.max(crowd * weight) + batch * weight, now_ms);
             held.counts.evictions += evicted;
         }
-        if held.bytes > self.limits.max_bytes || held.entries.len() > self.limits.max_entries {
+        if held.bytes > limits.max_bytes || held.entries.len() > limits.max_entries {
             held.settle(Err(Error::new(ErrorCode::INTERNAL, "it makes no room")));
         }
     }
@@ -238,6 +269,14 @@ impl Held {
         let told = self.policy.as_mut().map_or(Ok(()), |policy| policy.on_hit(key.id, now_ms));
         self.settle(told);
         true
+    }
+
+    /// Makes so many bytes of room, where that is any.
+    fn drop_bytes(&mut self, bytes: u64, now_ms: u64) {
+        if bytes > 0 {
+            self.counts.evictions += self.evict(bytes, now_ms);
+            self.entries.shrink_to(2 * self.entries.len());
+        }
     }
 
     /// Drops what the policy names; returns how many.
@@ -334,6 +373,31 @@ mod tests {
         assert_eq!((memory.entries, memory.counts.evictions), (900, 101));
         assert_eq!((get(&cache, "100"), get(&cache, "101")), (None, Some([1.0, 101.0])));
         assert_eq!(memory.bytes, 900 * weight(&[0.0; 2]));
+    }
+
+    #[test]
+    fn a_smaller_grant_evicts_and_a_larger_one_holds_more() {
+        let each = weight(&[0.0; 2]);
+        let folder = tempfile::tempdir().unwrap();
+        let cache = with_disk(folder.path(), 1000, None);
+        let fill = || (0..100).for_each(|text| put(&cache, &text.to_string(), [0.5, 0.25]));
+        fill();
+        assert_eq!(cache.memory().bytes, 100 * each);
+        cache.set_max_bytes(40 * each);
+        let shrunk = cache.memory();
+        assert_eq!((shrunk.bytes, shrunk.entries, shrunk.counts.evictions), (40 * each, 40, 60));
+        // The oldest went, and are found on disk.
+        cache.disk().unwrap().flush();
+        assert_eq!((get(&cache, "0"), get(&cache, "99")), (Some([0.5, 0.25]), Some([0.5, 0.25])));
+        assert!(cache.memory().bytes <= 40 * each);
+        cache.set_max_bytes(200 * each);
+        fill();
+        assert_eq!(cache.memory().entries, 100);
+        assert!(cache.policy_memory().resident > 0);
+        assert_eq!(cache.empty_memory(), 100 * each);
+        assert_eq!((cache.memory().bytes, cache.memory().entries), (0, 0));
+        put(&cache, "again", [0.5, 0.25]);
+        assert_eq!(get(&cache, "again"), Some([0.5, 0.25]));
     }
 
     #[test]

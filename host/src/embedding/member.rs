@@ -8,7 +8,9 @@ use super::{
     metrics::{FailureCounts, Metrics},
 };
 use crate::{plugins::PluginError, resources::gpu};
-use magray_plugin_api::{CallContext, DeviceReport, Embedder, Error as ApiError, ErrorCode, Health, Role};
+use magray_plugin_api::{
+    CallContext, DeviceReport, Embedder, Error as ApiError, ErrorCode, Health, MemoryUse, Role,
+};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -342,6 +344,12 @@ impl Member {
             drop(slot);
             drop(old);
         }
+    }
+
+    /// Memory that it says it holds; none while it is not loaded, or hangs.
+    pub(super) fn memory(&self) -> Option<MemoryUse> {
+        let hangs = self.stuck.load(Ordering::Acquire) > 0;
+        Some(self.ready().filter(|_| !hangs)?.embedder.memory_use())
     }
 
     pub(super) fn status(&self) -> MemberStatus {

@@ -22,7 +22,9 @@ pub use pipeline::PipelineOptions;
 
 use crate::{config::Config, plugins::PluginError, store::StoreError};
 use chain::{Chain, Clock};
-use magray_plugin_api::{CallContext, DeviceReport, Embedder, EmbedderInfo, Error as ApiError, Role};
+use magray_plugin_api::{
+    CallContext, DeviceReport, Embedder, EmbedderInfo, Error as ApiError, MemoryUse, Role,
+};
 use metrics::Metrics;
 use pipeline::Pipeline;
 use serde::Serialize;
@@ -207,6 +209,12 @@ impl Embedding {
     /// The device of the backend that the next call will ask.
     pub fn device(&self) -> DeviceReport {
         self.chain.serving().map(|(_, backend)| backend.embedder.device()).unwrap_or_default()
+    }
+
+    /// Memory that each backend says it holds, of those that are loaded, by its profile.
+    pub fn memory(&self) -> Vec<(String, MemoryUse)> {
+        let members = self.chain.members.iter();
+        members.filter_map(|member| Some((member.profile.to_string(), member.memory()?))).collect()
     }
 
     /// How the backends are, and what they have done.

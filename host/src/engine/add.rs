@@ -59,6 +59,7 @@ impl Engine {
         let bytes = texts.iter().map(|text| text.len() as u64).sum();
         let needed = room::record_bytes(texts.len() as u64, bytes, dim);
         self.setup.ensure_room(&self.setup.data_dir, needed, "what is to be added")?;
+        self.ensure_capacity(vectors.space, memories.len() as u64)?;
         let embedded = vectors.embedding.embed(cx, &texts, Role::Passage)?;
         let records = memories.iter().zip(supersedes).zip(embedded.chunks_exact(dim));
         let records = records.map(|((memory, supersedes), vector)| {

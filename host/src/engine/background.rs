@@ -53,6 +53,12 @@ impl Engine {
                 Ok(Counts::new())
             }),
             ("sessions", Kind::Cleanup, SESSIONS_SECONDS, Self::end_sessions),
+            (
+                "govern",
+                Kind::Cleanup,
+                self.setup.config.memory.resource_manager.interval().as_secs(),
+                Self::govern,
+            ),
             ("recall", Kind::Refine, every.recall_seconds, Self::recheck),
             ("scrub", Kind::Refine, every.scrub_seconds, |engine, _| engine.scrub()),
         ]

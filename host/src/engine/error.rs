@@ -29,6 +29,12 @@ pub enum EngineError {
         .dir.display(), .needed.div_ceil(1 << 20), .free >> 20, .reserve.div_ceil(1 << 20)
     )]
     NoRoom { dir: PathBuf, what: String, needed: u64, free: u64, reserve: u64 },
+    /// Nothing of the write was begun.
+    #[error(
+        "{stored} vectors are stored, and {new} more would be above [memory.resource_manager] scaling_max_vectors, {most}; \
+         raise it where memory allows (`magray config check` says whether it does), or forget what is not needed"
+    )]
+    Full { stored: u64, new: u64, most: u64 },
     /// Input or output of the caller.
     #[error(transparent)]
     Io(#[from] io::Error),

@@ -312,6 +312,7 @@ impl Engine {
             sources.iter().flat_map(|(_, records)| records).map(|record| record.text.len() as u64).sum();
         let needed = room::record_bytes(records, bytes, vectors.embedding.info().dim);
         self.setup.ensure_room(&self.setup.data_dir, needed, "the next passages")?;
+        self.ensure_capacity(vectors.space, missing.len() as u64)?;
         let texts: Vec<&str> = missing.iter().map(|(_, _, text)| text.as_str()).collect();
         let embedded = vectors.embedding.embed(cx, &texts, Role::Passage)?;
         let dim = vectors.embedding.info().dim;

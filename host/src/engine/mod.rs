@@ -4,7 +4,9 @@ mod backends;
 mod background;
 mod backup;
 mod error;
+mod govern;
 mod index_files;
+mod memory;
 mod model;
 mod reembed;
 mod room;
@@ -18,7 +20,9 @@ pub use add::NewMemory;
 pub use background::Background;
 pub use backup::{BackupReport, RestoreReport};
 pub use error::EngineError;
+pub use govern::{Governor, Grants, Tick, fit};
 pub use index_files::{FileReport, IndexProgress, IndexReport, IndexRequest};
+pub use memory::{ComponentMemory, GpuMemory, MemoryReport};
 pub use model::{ModelChoice, ModelOrigins};
 pub use reembed::{Place, Reembed, ReembedPlan, ReembedReport, SpaceReport};
 pub use search::{
@@ -39,7 +43,7 @@ use crate::{
 use magray_plugin_api::ComponentKind;
 use session::Shown;
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
@@ -54,6 +58,10 @@ pub struct Engine {
     plugins: Arc<Plugins>,
     /// What the others are made by, and are kept by where they are made later.
     services: Services<EngineError>,
+    /// Up to this id of a record there is room for vectors, whether there were counted or not.
+    counted_to: AtomicU64,
+    /// That of the background work; made by its first look.
+    governor: Once<Mutex<Governor>>,
     /// Holds the database of one that is detached; goes last.
     scratch: Option<TempDir>,
 }
@@ -153,7 +161,8 @@ impl Engine {
             .build_and_warm_up()?;
         let store = Arc::clone(services.get()?);
         let plugins = Arc::clone(services.get()?);
-        Ok(Self { setup, store, plugins, services, scratch })
+        let (counted_to, governor) = (AtomicU64::new(0), Once::default());
+        Ok(Self { setup, store, plugins, services, counted_to, governor, scratch })
     }
 
     /// How often each part was asked for, and what that took.

@@ -44,9 +44,9 @@ impl Engine {
         self.sync_due(cx, STEP_ROWS)
     }
 
-    /// The same, and merges whatever is due.
+    /// The same, and merges whatever is due, where memory is not short.
     pub(super) fn merge(&self, cx: &dyn CallContext) -> Result<Counts, EngineError> {
-        self.sync_due(cx, u64::MAX)
+        self.sync_due(cx, self.indexes()?.step_rows())
     }
 
     fn sync_due(&self, cx: &dyn CallContext, step_rows: u64) -> Result<Counts, EngineError> {

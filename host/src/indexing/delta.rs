@@ -134,6 +134,18 @@ impl Delta {
         self.blocks.iter().map(|block| block.weight()).sum()
     }
 
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        let of = |block: &Arc<Block>| {
+            let Changes { upserts, vectors, removed, .. } = &*block.changes;
+            size_of_val(&upserts[..])
+                + size_of_val(&vectors[..])
+                + size_of_val(&removed[..])
+                + size_of_val(&block.scales[..])
+        };
+        self.blocks.iter().map(of).sum()
+    }
+
     /// How many of its ids, at most, are at most `last`: those that may shadow what a segment holds.
     pub(super) fn count_up_to(&self, last: u64) -> usize {
         let count = |ids: &[u64]| ids.partition_point(|&id| id <= last);

@@ -24,7 +24,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Instant,
@@ -68,6 +68,8 @@ pub(super) struct LayerIndex {
     updating: Mutex<()>,
     /// When it was looked whether a search is wanted to be checked.
     pub(super) looked: Mutex<Option<Instant>>,
+    /// Whether it was searched since somebody last looked.
+    pub(super) used: AtomicBool,
 }
 
 /// What is asked.
@@ -108,7 +110,7 @@ impl LayerIndex {
     pub(super) fn new(settings: LayerSettings, store: Arc<Store>, plugins: Arc<Plugins>) -> Self {
         let tracker = Mutex::new(ChangeTracker::new(settings.sync.seal_after, settings.sync.max_age));
         let (state, updating, looked) = (ArcSwapOption::empty(), Mutex::new(()), Mutex::new(None));
-        Self { settings, store, plugins, tracker, state, updating, looked }
+        Self { settings, store, plugins, tracker, state, updating, looked, used: AtomicBool::new(false) }
     }
 
     /// The vectors nearest to the query, best first, over everything that was committed before the call, by this process or any other.
@@ -118,6 +120,7 @@ impl LayerIndex {
             let error = Error::invalid_input(format!("{} numbers are no query", query.vector.len()));
             return Err(self.failed(error));
         }
+        self.used.store(true, Ordering::Relaxed);
         let state = self.current(cx)?;
         match self.search_state(cx, &state, query) {
             Ok(hits) => {
@@ -193,7 +196,7 @@ impl LayerIndex {
     }
 
     /// A state that shows everything committed before the call.
-    fn current(&self, cx: &dyn CallContext) -> Result<Arc<State>, IndexError> {
+    pub(super) fn current(&self, cx: &dyn CallContext) -> Result<Arc<State>, IndexError> {
         let LayerSettings { space, layer, .. } = self.settings;
         let head = self.store.head(space, layer)?;
         if let Some(state) = self.state.load_full()
@@ -271,6 +274,11 @@ impl LayerIndex {
     pub(super) fn close(&self) {
         let _updating = self.updating();
         self.state.store(None);
+    }
+
+    /// What is in memory, where anything is.
+    pub(super) fn held(&self) -> Option<Arc<State>> {
+        self.state.load_full()
     }
 
     /// How many rows memory holds where there is no segment that could be used.

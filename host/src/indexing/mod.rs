@@ -7,6 +7,7 @@ mod delta;
 mod error;
 mod exact;
 mod layer;
+mod memory;
 mod merge;
 mod open;
 mod recheck;
@@ -23,6 +24,7 @@ mod upkeep;
 mod verify;
 
 pub use error::IndexError;
+pub use memory::LayerMemory;
 pub use recheck::LiveRecall;
 pub use sync::{Extent, LayerSync};
 pub use upkeep::LayerIndexStats;
@@ -36,7 +38,7 @@ use layer::{LayerIndex, LayerSettings, Query, hex};
 use magray_plugin_api::{CallContext, Hit, IdFilter, SearchParams};
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -100,6 +102,8 @@ pub struct Indexes {
 struct Shared {
     space: SpaceId,
     layers: Vec<LayerIndex>,
+    /// Rows that one step of background work may write to merge segments.
+    step_rows: AtomicU64,
 }
 
 impl Indexes {
@@ -120,7 +124,8 @@ impl Indexes {
             };
             LayerIndex::new(settings, store.clone(), plugins.clone())
         });
-        let shared = Arc::new(Shared { space: options.space, layers: layers.into() });
+        let step_rows = AtomicU64::new(u64::MAX);
+        let shared = Arc::new(Shared { space: options.space, layers: layers.into(), step_rows });
         let weak = Arc::downgrade(&shared);
         store.on_commit(move |commit| weak.upgrade().is_some_and(|shared| shared.receive(commit)));
         Self { shared }

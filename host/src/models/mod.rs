@@ -126,6 +126,15 @@ impl Models {
         Ok(Model { name: name.to_owned(), manifest: Manifest::read(&dir), folder, bytes, dir })
     }
 
+    /// How many numbers the vectors of a model have, that is named as `model_name` in the configuration; none where
+    /// nobody knows.
+    pub fn dim(&self, name: &str) -> Option<usize> {
+        let folder = ModelFolder::open(&ModelFolder::locate(name, &self.dir), &Overrides::default());
+        // The embedded model is a known one with smaller weights.
+        let known = || known(name.strip_suffix("-int8").unwrap_or(name)).map(|known| known.dim);
+        folder.ok().map(|folder| folder.spec.dim).or_else(known)
+    }
+
     fn find(&self, name: &str) -> Result<PathBuf, ModelError> {
         let dir = self.dir.join(name);
         // The user may have put it there, under a name that we would not give.

@@ -115,6 +115,11 @@ impl Readers {
         result
     }
 
+    /// Closes the connections that nobody uses.
+    pub(super) fn close_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn open(&self) -> Result<Connection, Fault> {
         if self.options.read_only {
             return self.open_read_only();

@@ -1,5 +1,6 @@
 //! `magray bench`.
 mod embed;
+mod governor;
 mod index;
 mod quality;
 mod retrieval;
@@ -23,13 +24,14 @@ use std::{
     io::{self, BufRead as _},
 };
 
-/// Measure embedding and index backends on data of your own or of others
+/// Measure embedding and index backends, and the governor of resources
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
     Quality(quality::QualityCommand),
     Retrieval(retrieval::RetrievalCommand),
     Embed(embed::EmbedCommand),
     Index(index::IndexCommand),
+    Governor(governor::GovernorCommand),
     #[command(hide = true)]
     Worker(embed::WorkerCommand),
     #[command(hide = true)]
@@ -44,6 +46,7 @@ impl Bench {
             Self::Retrieval(retrieval) => retrieval.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),
             Self::Index(index) => index.run(global, terminal),
+            Self::Governor(governor) => governor.run(global, terminal),
             Self::Worker(worker) => worker.run(global, terminal),
             Self::IndexWorker(worker) => worker.run(global, terminal),
         }

@@ -102,7 +102,14 @@ fn a_session_counts_as_one_access_of_a_record() {
     add(&engine, 1);
     let search = |session: Option<&str>| {
         let filter = Filter { session: session.map(str::to_owned), ..Filter::default() };
-        let request = SearchRequest { query: "entry 0 says 0".to_owned(), k: 1, filter, min_score: None };
+        let request = SearchRequest {
+            query: "entry 0 says 0".to_owned(),
+            k: 1,
+            filter,
+            validity: Validity::Now,
+            min_score: None,
+            settings: engine.setup().config.memory.search.clone(),
+        };
         engine.search(&Cx::free(), &request).unwrap().hits.len()
     };
     let accesses = || {

@@ -271,6 +271,7 @@ impl Import<'_> {
         let texts = records.iter().map(|record| record.text_bytes() as u64).sum();
         let bytes = record_bytes(records.len() as u64, texts, self.space.dim);
         self.engine.setup.ensure_room(&self.engine.setup.data_dir, bytes, "the next records")?;
+        self.engine.ensure_capacity(self.space.id, records.len() as u64)?;
         self.links.extend(records.iter().filter_map(ImportRecord::link));
         let layers: Vec<Layer> = records.iter().map(ImportRecord::layer).collect();
         let imported = self.engine.store.import(self.space.id, records)?;

@@ -4,14 +4,17 @@
 use magray_plugin_api::{
     CachePolicy, CallContext, Capabilities, CreateCachePolicy, CreateEmbedder, CreateVectorIndex,
     DeviceReport, Embedder, EmbedderInfo, Error, ErrorCode, Hit, Host, IdFilter, IndexSpec, IndexStats,
-    Result, Role, SearchParams, VectorIndex,
+    MemoryUse, Result, Role, SearchParams, VectorIndex,
 };
 use serde::Deserialize;
 use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -78,6 +81,9 @@ enum Command {
     Fail(u64),
     /// `oom N`: calls of more than N texts run out of memory.
     OutOfMemory(usize),
+    /// `leak N`, `hoard N`: each call keeps N bytes for good, and tells of them or does not.
+    Leak(usize),
+    Hoard(usize),
 }
 
 impl Command {
@@ -92,6 +98,8 @@ impl Command {
             (Some("panic"), _) => Self::Panic,
             (Some("fail"), Some(calls)) => Self::Fail(calls),
             (Some("oom"), Some(texts)) => Self::OutOfMemory(usize::try_from(texts).unwrap_or(usize::MAX)),
+            (Some("leak"), Some(bytes)) => Self::Leak(usize::try_from(bytes).unwrap_or(0)),
+            (Some("hoard"), Some(bytes)) => Self::Hoard(usize::try_from(bytes).unwrap_or(0)),
             _ => Self::Work,
         }
     }
@@ -108,6 +116,8 @@ pub struct Chaos {
     options: Options,
     calls: AtomicU64,
     info: EmbedderInfo,
+    kept: Mutex<Vec<Vec<u8>>>,
+    told: AtomicU64,
 }
 
 impl Chaos {
@@ -141,6 +151,12 @@ impl Chaos {
             Command::OutOfMemory(most) if texts > most => {
                 return Err(Error::new(ErrorCode::OUT_OF_MEMORY, "asked to run out of memory"));
             }
+            Command::Leak(bytes) | Command::Hoard(bytes) => {
+                // Not zeros, which would take no memory.
+                self.kept.lock().expect("nobody panics with it").push(vec![1; bytes]);
+                let told = if matches!(command, Command::Leak(_)) { bytes as u64 } else { 0 };
+                self.told.fetch_add(told, Ordering::Relaxed);
+            }
             _ => {}
         }
         Ok(command)
@@ -157,7 +173,8 @@ impl CreateEmbedder for Chaos {
         let dim = if fault == Fault::ZeroWidth { 0 } else { DIM };
         let info =
             EmbedderInfo { dim, max_tokens: usize::MAX, max_batch: 8, model: "words".into(), space: [9; 32] };
-        let chaos = Self { options, calls: AtomicU64::new(0), info };
+        let (kept, told) = (Mutex::default(), AtomicU64::new(0));
+        let chaos = Self { options, calls: AtomicU64::new(0), info, kept, told };
         chaos.note("create");
         Ok(chaos)
     }
@@ -170,6 +187,9 @@ impl Embedder for Chaos {
     fn device(&self) -> DeviceReport {
         let precision = self.options.precision.clone();
         DeviceReport { device: "cpu".into(), engine: "chaos".into(), precision, ..DeviceReport::default() }
+    }
+    fn memory_use(&self) -> MemoryUse {
+        MemoryUse { resident: self.told.load(Ordering::Relaxed), ..MemoryUse::default() }
     }
     fn count_tokens(&self, texts: &[&str], out: &mut [u32]) -> Result<()> {
         for (text, out) in texts.iter().zip(out) {
