@@ -17,8 +17,6 @@ use std::{io, sync::Arc, time::Duration};
 /// How long accesses stay in memory, and how often it is looked for sessions that are over.
 const ACCESSES_SECONDS: u64 = 5;
 const SESSIONS_SECONDS: u64 = 60;
-/// What is due to be sealed should be begun within this; until then it is searched one by one.
-const SEAL_WITHIN: Duration = Duration::from_secs(10);
 
 type Chore = fn(&Engine, &dyn CallContext) -> Result<Counts, EngineError>;
 
@@ -78,12 +76,11 @@ impl Engine {
         let chores = self.chores().into_iter().filter(|&(_, _, seconds, _)| seconds > 0);
         let tasks = chores.map(|(name, kind, seconds, chore)| {
             let (engine, threads) = (Arc::clone(self), sync.threads);
-            let task = Task::new(name, kind, move |cx| {
+            let work = move |cx: &dyn CallContext| {
                 limit_threads(threads);
                 Ok(chore(&engine, cx)?)
-            });
-            let task = if kind == Kind::Seal { task.within(SEAL_WITHIN) } else { task };
-            task.every(Duration::from_secs(seconds))
+            };
+            Task::new(name, kind, work).every(Duration::from_secs(seconds))
         });
         let options = SchedulerOptions {
             threads: settings.threads,

@@ -1,7 +1,7 @@
 //! How much of the processors background work may take.
 use std::time::{Duration, Instant};
 
-/// CPU seconds that are saved up while nothing runs, at most.
+/// For how many seconds the share is saved up while nothing runs, at most.
 const SAVED: f64 = 5.0;
 
 /// CPU time that comes in evenly and is spent by tasks. A task begins only where some is left; what it takes
@@ -18,14 +18,14 @@ pub(super) struct Budget {
 impl Budget {
     /// `share` of one core, above 0.
     pub(super) fn new(share: f64, now: Instant) -> Self {
-        Self { share, left: SAVED, at: now }
+        Self { share, left: SAVED * share, at: now }
     }
 
     /// How long no task may begin.
     pub(super) fn rest(&mut self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = self.at.max(now);
-        self.left = (self.left + passed * self.share).min(SAVED);
+        self.left = (self.left + passed * self.share).min(SAVED * self.share);
         if self.left > 0.0 {
             return Duration::ZERO;
         }
@@ -56,7 +56,7 @@ mod tests {
                 now += Duration::from_millis(gap);
                 let rest = budget.rest(now);
                 if rest.is_zero() {
-                    let come_in = SAVED + share * (now - start).as_secs_f64();
+                    let come_in = share * (SAVED + (now - start).as_secs_f64());
                     prop_assert!(spent < come_in + 1e-6, "{spent} of {come_in}");
                     let cpu = Duration::from_millis(cpu);
                     budget.spend(cpu);
@@ -76,7 +76,7 @@ mod tests {
         let mut budget = Budget::new(0.5, start);
         let night = start + Duration::from_secs(36_000);
         assert_eq!(budget.rest(night), Duration::ZERO);
-        budget.spend(Duration::from_secs_f64(SAVED + 10.0));
+        budget.spend(Duration::from_secs_f64(SAVED * 0.5 + 10.0));
         let rest = budget.rest(night).as_secs_f64();
         assert!((20.0..20.1).contains(&rest), "{rest}");
     }

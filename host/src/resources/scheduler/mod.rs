@@ -65,13 +65,6 @@ impl Task {
         self.spec.every = Some(period);
         self
     }
-
-    /// It should begin within this of when it is due, whatever its kind.
-    #[must_use]
-    pub fn within(mut self, patience: Duration) -> Self {
-        self.spec.patience = patience;
-        self
-    }
 }
 
 /// How a [`Scheduler`] works.

@@ -38,10 +38,10 @@ impl Kind {
         }
     }
 
-    /// How long a task may wait before it is overdue, where it does not say.
+    /// How long a task may wait before it is overdue.
     pub(super) fn patience(self) -> Duration {
         Duration::from_secs(match self {
-            Self::Seal => 30,
+            Self::Seal => 10,
             Self::Cleanup => 120,
             Self::Build | Self::Refine => 300,
         })

@@ -198,7 +198,29 @@ fn a_scheduler_that_is_dropped_has_ended_what_ran_and_begins_nothing() {
 fn a_periodic_task_comes_again_by_itself() {
     let (ran, runs) = mpsc::channel();
     let task = Task::new("ticks", Kind::Cleanup, move |_| Ok(ran.send(()).map(|()| Counts::new())?));
-    let scheduler = start(2, vec![task.every(Duration::from_millis(1)).within(Duration::from_secs(1))]);
+    let scheduler = start(2, vec![task.every(Duration::from_millis(1))]);
     (0..5).for_each(|_| runs.recv().unwrap());
     drop(scheduler);
+}
+
+#[test]
+fn who_has_taken_too_much_waits_until_it_is_made_up_for() {
+    let (ran, runs) = mpsc::channel();
+    let burn = Task::new("burns", Kind::Seal, move |_| {
+        let start = ThreadTime::now();
+        while start.elapsed() < Duration::from_millis(200) {}
+        Ok(ran.send(()).map(|()| Counts::new())?)
+    });
+    // 200 ms of 5 a second are those of 40 seconds, of which five are saved up.
+    let scheduler =
+        Scheduler::start(vec![burn], SchedulerOptions { cpu_share: 0.005, ..options(2) }, |_| {}).unwrap();
+    let bell = scheduler.bell("burns").unwrap();
+    bell.ring();
+    runs.recv().unwrap();
+    assert!(wait_for(&scheduler, |tasks| tasks[0].runs == 1)[0].cpu >= Duration::from_millis(200));
+    bell.ring();
+    assert!(scheduler.metrics()[0].queued);
+    // Nor does whoever stops have to wait for that.
+    drop(scheduler);
+    assert!(runs.try_recv().is_err());
 }
