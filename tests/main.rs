@@ -24,6 +24,7 @@ mod onnx;
 mod plugin_zoo;
 mod quality;
 mod reembed;
+mod rerank;
 mod support;
 mod swap;
 mod sync;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     config::{FusionKind, SearchMode},
-    engine::{KeywordLeg, Ranked, SearchHit, SearchRequest, SearchResponse, Validity, VectorLeg},
+    engine::{KeywordLeg, Ranked, Reranking, SearchHit, SearchRequest, SearchResponse, Validity, VectorLeg},
     memory::LegScore,
 };
 use clap::{Args, ValueEnum};
@@ -52,6 +52,10 @@ pub(super) struct Search {
     /// What was true at any time: records that others have replaced, too
     #[arg(long, conflicts_with = "as_of")]
     any_time: bool,
+    /// Have this model read the query with each of the best results and order them anew; an empty name for none [default: that of
+    /// the config, which is none unless changed]
+    #[arg(long, value_name = "MODEL")]
+    rerank: Option<String>,
     /// Show how each result came to its place
     #[arg(long)]
     explain: bool,
@@ -104,8 +108,21 @@ struct ResponseJson<'a> {
     unembedded: u64,
     unknown_words: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    reranking: Option<RerankingJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     legs: Option<LegsJson<'a>>,
     hits: Vec<HitJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct RerankingJson<'a> {
+    model: &'a str,
+    backend: &'a str,
+    device: &'a str,
+    judged: usize,
+    took_ms: f64,
+    /// Why it judged none.
+    failure: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -144,6 +161,7 @@ struct ExplainJson {
     factor: f32,
     keyword: Option<LegScoreJson>,
     vector: Option<LegScoreJson>,
+    reranked: Option<f32>,
 }
 
 #[derive(Serialize)]
@@ -182,6 +200,9 @@ impl Search {
                 Fusion::Convex => FusionKind::Convex,
                 Fusion::Rrf => FusionKind::Rrf,
             };
+        }
+        if let Some(model) = self.rerank {
+            settings.rerank.model_name = model;
         }
         let request = SearchRequest {
             query: self.query,
@@ -238,8 +259,11 @@ fn print(terminal: &Terminal, query: &str, response: &SearchResponse, explain: b
             "{} in {:.1} ms: {}",
             view::counted(response.hits.len() as u64, "result"),
             millis(response.took),
-            searched(keyword, vector)
+            searched(keyword, vector, response.reranking.as_ref())
         )),
+    }
+    if let Some(Reranking { model, failure: Some(why), .. }) = &response.reranking {
+        terminal.warn(&format!("not in the order of {model}, but as they were found: {why}"));
     }
     if let Some(why) = &response.without_vectors {
         terminal.warn(&format!("found by words alone, for there is no vector of the query: {why}"));
@@ -259,7 +283,11 @@ fn print(terminal: &Terminal, query: &str, response: &SearchResponse, explain: b
 }
 
 /// Who answered.
-fn searched(keyword: Option<&KeywordLeg>, vector: Option<&VectorLeg>) -> String {
+fn searched(
+    keyword: Option<&KeywordLeg>,
+    vector: Option<&VectorLeg>,
+    reranking: Option<&Reranking>,
+) -> String {
     let words = keyword.map(|_| "words".to_owned());
     let meaning = vector.map(|leg| {
         format!(
@@ -271,7 +299,13 @@ fn searched(keyword: Option<&KeywordLeg>, vector: Option<&VectorLeg>) -> String 
             leg.index
         )
     });
-    words.into_iter().chain(meaning).collect::<Vec<_>>().join(" and ")
+    let found = words.into_iter().chain(meaning).collect::<Vec<_>>().join(" and ");
+    match reranking.filter(|reranking| reranking.failure.is_none()) {
+        Some(Reranking { model, backend, device, .. }) => {
+            format!("{found}, ordered by {model} by {backend} on {}", view::ran_on(device))
+        }
+        None => found,
+    }
 }
 
 /// How a result came to its place.
@@ -280,8 +314,14 @@ fn explained(ranked: &Ranked) -> String {
         Some(LegScore { rank, score }) => format!("{name} #{rank} {score:.3}"),
         None => format!("{name} -"),
     };
-    let Ranked { score, found, factor, keyword, vector, .. } = *ranked;
-    format!("{}, {}: {found:.3} x {factor:.2} = {score:.3}", leg("keyword", keyword), leg("vector", vector))
+    let Ranked { score, found, factor, keyword, vector, reranked, .. } = *ranked;
+    let (keyword, vector) = (leg("keyword", keyword), leg("vector", vector));
+    match reranked {
+        Some(judged) => {
+            format!("{keyword}, {vector}: {found:.3}; reranked {judged:.3} x {factor:.2} = {score:.3}")
+        }
+        None => format!("{keyword}, {vector}: {found:.3} x {factor:.2} = {score:.3}"),
+    }
 }
 
 fn explained_keyword(leg: &KeywordLeg) -> String {
@@ -290,7 +330,7 @@ fn explained_keyword(leg: &KeywordLeg) -> String {
 }
 
 fn explained_vector(leg: &VectorLeg) -> String {
-    format!("vector   {} found in {:.1} ms: {}", leg.found, millis(leg.took), searched(None, Some(leg)))
+    format!("vector   {} found in {:.1} ms: {}", leg.found, millis(leg.took), searched(None, Some(leg), None))
 }
 
 fn millis(took: Duration) -> f64 {
@@ -304,7 +344,7 @@ fn print_json(
     explain: bool,
 ) -> Result<(), Failure> {
     let hits = response.hits.iter().map(|hit| {
-        let Ranked { score, found, factor, keyword, vector, .. } = hit.ranked;
+        let Ranked { score, found, factor, keyword, vector, reranked, .. } = hit.ranked;
         HitJson {
             score,
             explain: explain.then(|| ExplainJson {
@@ -312,6 +352,7 @@ fn print_json(
                 factor,
                 keyword: keyword.map(Into::into),
                 vector: vector.map(Into::into),
+                reranked,
             }),
             passage: &hit.passage.text,
             line: hit.passage.line,
@@ -334,6 +375,14 @@ fn print_json(
         took_ms: millis(response.took),
         unembedded: vector.map_or(0, |leg| leg.unembedded),
         unknown_words: vector.is_some_and(|leg| leg.unknown_words),
+        reranking: response.reranking.as_ref().map(|reranking| RerankingJson {
+            model: &reranking.model,
+            backend: &reranking.backend,
+            device: &reranking.device.device,
+            judged: reranking.judged,
+            took_ms: millis(reranking.took),
+            failure: reranking.failure.as_deref(),
+        }),
         legs: explain.then(|| LegsJson {
             keyword: response.keyword.as_ref().map(|leg| KeywordJson {
                 terms: &leg.terms,

@@ -29,7 +29,7 @@ pub use schema::{
     Ai, Breaker, Cache, Choice, Config, DefaultLayer, Durability, Embedding, GpuConfig, Index, Ingest,
     LayerSettings, Layers, Log, LogLevel, Memory, Pipeline, Plugins, Store, default_cache_bytes,
 };
-pub use search::{FusionKind, Search, SearchMode};
+pub use search::{FusionKind, Rerank, Search, SearchMode};
 pub use sync::{Sync, Workload};
 pub use tree::Origin;
 pub use values::{Folder, Sha256, Ttl, Unfit};

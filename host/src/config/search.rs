@@ -1,6 +1,6 @@
 //! `[memory.search]`: how records are found and ranked.
 
-use super::values::{share, whole};
+use super::values::{name, share, whole};
 use serde::{Deserialize, Serialize};
 
 /// `[memory.search]`
@@ -26,6 +26,22 @@ pub struct Search {
     /// What it gains by its use, at most.
     #[serde(deserialize_with = "share")]
     pub access_weight: f64,
+    /// The model that reads query and record together.
+    pub rerank: Rerank,
+}
+
+/// `[memory.search.rerank]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rerank {
+    /// Name or folder of the model; empty for none.
+    pub model_name: String,
+    /// The embedding profile that runs it.
+    #[serde(deserialize_with = "name")]
+    pub profile: String,
+    /// Records that it judges.
+    #[serde(deserialize_with = "whole::<1, 1000, _, _>")]
+    pub candidates: usize,
 }
 
 /// What a search looks at.

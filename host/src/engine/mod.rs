@@ -9,6 +9,7 @@ mod index_files;
 mod memory;
 mod model;
 mod reembed;
+mod rerank;
 mod room;
 mod search;
 mod session;
@@ -25,6 +26,7 @@ pub use index_files::{FileReport, IndexProgress, IndexReport, IndexRequest};
 pub use memory::{ComponentMemory, GpuMemory, MemoryReport};
 pub use model::{ModelChoice, ModelOrigins};
 pub use reembed::{Place, Reembed, ReembedPlan, ReembedReport, SpaceReport};
+pub use rerank::Reranking;
 pub use search::{
     KeywordLeg, Ranked, Ranking, SearchHit, SearchRequest, SearchResponse, Validity, VectorLeg,
 };
@@ -41,6 +43,7 @@ use crate::{
     store::{self, Layer, SpaceId, Store, StoreOptions},
 };
 use magray_plugin_api::ComponentKind;
+use rerank::Rerankers;
 use session::Shown;
 use std::{
     sync::{Arc, Mutex, atomic::AtomicU64},
@@ -155,6 +158,7 @@ impl Engine {
                 Ok(Arc::new(setup.plugins()))
             })
             .lazy::<Loaded, ()>(|()| Ok(Loaded::default()))
+            .lazy::<Rerankers, ()>(|()| Ok(Rerankers::default()))
             .transient::<EmbeddingCache, (Arc<Setup>, Arc<Plugins>)>(memory_cache)
             .scoped::<Shown, ()>(|()| Ok(Shown::default()))
             .scope_life(idle)

@@ -1,4 +1,4 @@
-use super::{Engine, EngineError, Vectors, now_ms};
+use super::{Engine, EngineError, Reranking, Vectors, now_ms};
 use crate::{
     config::{FusionKind, Search as Settings, SearchMode},
     embedding::Embedded,
@@ -57,6 +57,8 @@ pub struct SearchResponse {
     pub vector: Option<VectorLeg>,
     /// Why a hybrid search did without its vectors; none where it did not.
     pub without_vectors: Option<String>,
+    /// What the reranker did, where there is one.
+    pub reranking: Option<Reranking>,
     /// From the query to the answer; loading of backends is in it only where words were searched meanwhile.
     pub took: Duration,
 }
@@ -124,6 +126,8 @@ pub struct Ranked {
     pub keyword: Option<LegScore>,
     /// What the vector leg says, where it found it.
     pub vector: Option<LegScore>,
+    /// What the reranker says, where it judged it; then that times `factor` is the score.
+    pub reranked: Option<f32>,
 }
 
 /// Records in their order, before any is read.
@@ -134,6 +138,7 @@ pub struct Ranking {
     keyword: Option<KeywordLeg>,
     vector: Option<VectorLeg>,
     without_vectors: Option<String>,
+    reranking: Option<Reranking>,
     query: Option<Vec<f32>>,
 }
 
@@ -155,12 +160,12 @@ impl Engine {
             self.vectors()?;
         }
         let start = Instant::now();
-        let Ranking { order, keyword, vector, without_vectors, query } = self.rank(cx, request)?;
+        let Ranking { order, keyword, vector, without_vectors, reranking, query } = self.rank(cx, request)?;
         let hits = self.fetch(cx, &order, query.as_deref(), keyword.as_ref())?;
         let shown: Vec<RecordId> = hits.iter().map(|hit| hit.record.id).collect();
         self.count_accesses(request.filter.session.as_deref(), &shown)?;
         let mode = request.settings.mode;
-        Ok(SearchResponse { hits, mode, keyword, vector, without_vectors, took: start.elapsed() })
+        Ok(SearchResponse { hits, mode, keyword, vector, without_vectors, reranking, took: start.elapsed() })
     }
 
     /// The same without the records themselves, which counts no access.
@@ -198,8 +203,10 @@ impl Engine {
             Some((query, leg, found)) => (Some(query), (Some(leg), Some(found))),
             None => (None, (None, None)),
         };
-        let order = self.order(request, words_found.as_deref(), meaning_found.as_deref())?;
-        Ok(Ranking { order, keyword, vector, without_vectors, query })
+        let mut order = self.order(request, words_found.as_deref(), meaning_found.as_deref())?;
+        let reranking = self.rerank(cx, &request.query, &settings.rerank, &mut order)?;
+        order.truncate(request.k);
+        Ok(Ranking { order, keyword, vector, without_vectors, reranking, query })
     }
 
     /// Which records count; `None` where all do.
@@ -292,7 +299,7 @@ impl Engine {
         Ok(hits.iter().map(|hit| (RecordId::from_index_id(hit.id), hit.score)).collect())
     }
 
-    /// One list of what the legs found: fused, then with the documents, then by age and use.
+    /// One list of what the legs found, best first: fused, then with the documents, then by age and use.
     fn order(
         &self,
         request: &SearchRequest,
@@ -322,11 +329,10 @@ impl Engine {
             let Fused { id, score: found, keyword, vector } = fused;
             // What is below zero gets worse by becoming more of it.
             let score = if found < 0.0 { found / factor } else { found * factor };
-            Ranked { id, score, found, factor, keyword, vector }
+            Ranked { id, score, found, factor, keyword, vector, reranked: None }
         };
         let mut order: Vec<Ranked> = found.into_iter().map(ranked).collect();
         order.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
-        order.truncate(request.k);
         Ok(order)
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     config::Config,
-    engine::{ModelOrigins, NewMemory, SearchRequest, Setup, now_ms},
+    engine::{ModelOrigins, NewMemory, SearchRequest, Setup, Validity, now_ms},
     services::Life,
     store::{Filter, Layer, NewRecord},
 };
