@@ -23,6 +23,7 @@ mod onnx;
 mod plugin_zoo;
 mod quality;
 mod reembed;
+mod search;
 mod support;
 mod swap;
 mod sync;
