@@ -44,7 +44,9 @@ fn words_alone_need_no_model_and_both_do_without_one_that_is_not_to_be_had() {
     let missing = ["--model", "no-such-model"];
     let answer = home.json(&[&missing[..], &["search", "ferries", "--mode", "keyword"]].concat());
     assert_eq!((texts(&answer), &answer["model"]), (vec!["the ferry leaves at nine"], &Value::Null));
-    home.run(&[&missing[..], &["search", "ferries", "--mode", "vector"]].concat()).expect(3).says(&["no-such-model"]);
+    home.run(&[&missing[..], &["search", "ferries", "--mode", "vector"]].concat())
+        .expect(3)
+        .says(&["no-such-model"]);
     let ran = home.run(&[&missing[..], &["search", "ferries"]].concat()).expect(0);
     ran.says(&["words alone", "no-such-model"]);
     let answer = home.json(&[&missing[..], &["search", "ferries"]].concat());
@@ -66,9 +68,14 @@ fn a_search_explains_itself() {
     assert_eq!(answer["hits"][1]["explain"]["keyword"], Value::Null);
     assert!(home.json(&["search", "tides"])["hits"][0]["explain"].is_null());
     let shown = home.run(&["search", "tides", "--explain", "--fusion", "rrf"]).expect(0).stdout;
-    assert!(shown.contains("keyword #1") && shown.contains("vector #1") && shown.contains("x 1.00"), "{shown}");
+    assert!(
+        shown.contains("keyword #1") && shown.contains("vector #1") && shown.contains("x 1.00"),
+        "{shown}"
+    );
     // Each mode has scores of its own, and so has --min-score.
-    let best = |mode: &str| home.json(&["search", "tides", "--mode", mode])["hits"][0]["score"].as_f64().expect("a score");
+    let best = |mode: &str| {
+        home.json(&["search", "tides", "--mode", mode])["hits"][0]["score"].as_f64().expect("a score")
+    };
     assert!(best("vector") < 1.0 && (best("hybrid") - 1.0).abs() < 1e-6);
     home.run(&["search", "tides", "--mode", "vector", "--min-score", "0.999"]).expect(1);
     home.run(&["search", "tides", "--min-score", "0.999"]).expect(0);
@@ -92,7 +99,10 @@ fn a_record_is_found_until_another_replaces_it_and_by_its_time_after_that() {
     }
     home.run(&["search", "rotates", "--as-of", "2025-12-31"]).expect(1);
     let shown = home.json(&["get", &old]);
-    assert_eq!((&shown["superseded_by"], &shown["valid_to"]), (&new.as_str().into(), &"2026-03-01T00:00:00Z".into()));
+    assert_eq!(
+        (&shown["superseded_by"], &shown["valid_to"]),
+        (&new.as_str().into(), &"2026-03-01T00:00:00Z".into())
+    );
     assert!(home.run(&["list"]).expect(0).stdout.contains(&format!("superseded by {new}")));
 
     // An export carries it all.
@@ -119,7 +129,10 @@ fn a_record_is_found_until_another_replaces_it_and_by_its_time_after_that() {
 fn records_are_chosen_by_when_they_were_stored() {
     let home = Home::new();
     let line = |text: &str, created_ms: u64| format!("{{\"text\":\"{text}\",\"created_ms\":{created_ms}}}\n");
-    let file = home.file("old.jsonl", line("tide of 2001", 1_000_000_000_000) + &line("tide of 2017", 1_500_000_000_000));
+    let file = home.file(
+        "old.jsonl",
+        line("tide of 2001", 1_000_000_000_000) + &line("tide of 2017", 1_500_000_000_000),
+    );
     home.run(&["import", file.to_str().expect("UTF-8")]).expect(0);
     home.run(&["add", "tide of today"]).expect(0);
     assert_eq!(home.search(&["tide", "--before", "2010-01-01"]), ["tide of 2001"]);
@@ -137,9 +150,13 @@ fn age_counts_for_the_rank_unless_it_is_turned_off() {
     let answer = home.json(&["search", "tide table harbour", "--explain", "--mode", "keyword"]);
     assert_eq!(texts(&answer), ["the tide table of that harbour", "the tide table of the harbour"]);
     assert_eq!(answer["hits"][0]["explain"]["factor"], 1.0);
-    assert!((answer["hits"][1]["explain"]["factor"].as_f64().expect("a factor") - 0.8).abs() < 0.01, "{answer}");
+    assert!(
+        (answer["hits"][1]["explain"]["factor"].as_f64().expect("a factor") - 0.8).abs() < 0.01,
+        "{answer}"
+    );
     home.file("c.toml", "[memory.search]\nage_weight = 0\naccess_weight = 0\n");
-    let answer = home.json(&["--config", "c.toml", "search", "tide table harbour", "--explain", "--mode", "keyword"]);
+    let answer =
+        home.json(&["--config", "c.toml", "search", "tide table harbour", "--explain", "--mode", "keyword"]);
     assert_eq!(texts(&answer)[0], "the tide table of the harbour");
     assert_eq!(answer["hits"][1]["explain"]["factor"], 1.0);
 }

@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_convex_sum_is_of_scores_between_the_least_and_the_greatest_of_a_leg() {
-        let found = scores(CONVEX, &[(1, 8.0), (2, 2.0)], &[(2, 0.9), (3, 0.5), (1, 0.1)]);
+        let found = scores(CONVEX, &[(1, 8.0), (2, 2.0)], &[(2, 1.0), (3, 0.5), (1, 0.0)]);
         assert_eq!(found, [(2, 0.625), (1, 0.5), (3, 0.25)]);
         let weighted = Fusion::Convex { keyword_weight: 1.0 };
         assert_eq!(scores(weighted, &[(1, 8.0), (2, 2.0)], &[(2, 0.9)]), [(1, 1.0), (2, 0.25)]);
