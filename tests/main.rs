@@ -25,6 +25,7 @@ mod plugin_zoo;
 mod quality;
 mod reembed;
 mod rerank;
+mod search;
 mod support;
 mod swap;
 mod sync;

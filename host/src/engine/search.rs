@@ -375,3 +375,6 @@ fn leg_score(leg: Option<LegScore>) -> f32 {
 fn can_do_without(error: &EngineError) -> bool {
     matches!(error, EngineError::Plugin(_) | EngineError::Embedding(_) | EngineError::Index(_))
 }
+
+#[cfg(test)]
+mod tests;
