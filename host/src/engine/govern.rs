@@ -1,5 +1,5 @@
 //! The governor at work: samples memory, has it judged, and has caches and indexes hold to what they are granted.
-use super::{Engine, EngineError, MemoryReport, Vectors};
+use super::{Engine, EngineError, MemoryReport};
 use crate::resources::{
     fit::{Fit, bytes_per_vector},
     governor::{Decision, Grant, Rules},
@@ -186,9 +186,5 @@ fn cached_bytes(engine: &Engine) -> u64 {
 }
 
 fn held_vectors(engine: &Engine) -> u64 {
-    engine.loaded().flat_map(rows).sum()
-}
-
-fn rows(vectors: &Vectors) -> impl Iterator<Item = u64> {
-    vectors.indexes.memory().into_iter().map(|layer| layer.rows)
+    engine.loaded().map(|vectors| vectors.indexes.rows_held()).sum()
 }
