@@ -140,10 +140,12 @@ impl Governor {
         let (cached, held) = (cached_bytes(engine), held_vectors(engine));
         let cache = self.grants.cache.look(&self.rules, cached, supply, now);
         let vectors = self.grants.vectors.look(&self.rules, held, supply, now);
+        // A model that was switched from stays loaded, and shares with the next.
+        let models = engine.loaded().count().max(1) as u64;
+        let rows = if supply.critical { 0 } else { vectors.granted / models };
         for loaded in engine.loaded() {
-            // Whoever was loaded since has the limits of the configuration.
-            loaded.embedding.cache().set_max_bytes(cache.granted);
-            loaded.indexes.keep_to(vectors.granted, supply.factor < 1.0);
+            loaded.embedding.cache().set_max_bytes(cache.granted / models);
+            loaded.indexes.keep_to(rows, supply.factor < 1.0);
         }
         if supply.critical || cache.granted < cache.before {
             engine.give_back();
