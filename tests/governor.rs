@@ -7,7 +7,7 @@ use magray::{
 use magray_plugin_api::Role;
 use magray_plugin_testkit::Cx;
 use serde_json::Value;
-use std::{env, fs, process::Command, time::Instant};
+use std::{env, fs, io::Write as _, process::Command, time::Instant};
 
 /// Grants small enough for a test to outgrow them, and thresholds far enough from the limit for it to live.
 const SMALL: &str = "\
@@ -91,7 +91,7 @@ fn outgrows(limited: impl Fn(&Command) -> Command) -> String {
     let trace = home.path().join("trace.csv");
     let (config, csv) = (config.to_str().expect("UTF-8"), trace.to_str().expect("UTF-8"));
     let mut command = home.command(&["--config", config, "bench", "governor"]);
-    command.args(["--looks", "16", "--texts", "150", "--csv", csv, "--json"]);
+    command.args(["--looks", "12", "--texts", "200", "--csv", csv, "--json"]);
     // That it ends at all says that nobody killed it.
     let ran = Ran::of(&mut limited(&command)).expect(0);
     let figures: Value = serde_json::from_str(&ran.stdout).expect("JSON");
@@ -101,22 +101,22 @@ fn outgrows(limited: impl Fn(&Command) -> Command) -> String {
     let reasons = |range: std::ops::Range<usize>| -> Vec<&str> {
         points[range].iter().map(|point| point["cache_reason"].as_str().expect("a word")).collect()
     };
-    assert_eq!(points.len(), 48);
+    assert_eq!(points.len(), 36);
     // It grew with its use,
-    assert!(granted(15) > granted(0) && reasons(0..16).contains(&"demand"), "{points:#?}");
+    assert!(granted(11) > granted(0) && reasons(0..12).contains(&"demand"), "{points:#?}");
     // shrank when memory was short, at once and to its base, and so did what was held,
-    assert!(used(31) > 85.0 && granted(31) == 1 << 20, "{points:#?}");
-    assert!(reasons(16..32).contains(&"critical") && !reasons(24..32).contains(&"demand"), "{points:#?}");
-    assert!(points[31]["cached_bytes"].as_u64() <= Some(1 << 20), "{points:#?}");
+    assert!(used(23) > 85.0 && granted(23) == 1 << 20, "{points:#?}");
+    assert!(reasons(12..24).contains(&"critical") && !reasons(18..24).contains(&"demand"), "{points:#?}");
+    assert!(points[23]["cached_bytes"].as_u64() <= Some(1 << 20), "{points:#?}");
     // and grew again when there was memory.
-    assert!(used(47) < 85.0 && granted(47) > 1 << 20, "{points:#?}");
+    assert!(used(35) < 85.0 && granted(35) > 1 << 20, "{points:#?}");
     for point in points {
         assert!(point["cached_bytes"].as_u64() <= point["granted_bytes"].as_u64(), "{point}");
     }
     assert_eq!((&figures["stored"], &figures["lost"]), (&7200.into(), &0.into()));
-    assert!(figures["checked"].as_u64() > Some(900));
+    assert!(figures["checked"].as_u64() > Some(700));
     assert!(figures["cleaned_bytes"].as_u64() > Some(0), "{}", figures["cleaned_bytes"]);
-    assert_eq!(fs::read_to_string(trace).expect("the trace").lines().count(), 49);
+    assert_eq!(fs::read_to_string(trace).expect("the trace").lines().count(), 37);
     figures["limit"].as_str().expect("a name").to_owned()
 }
 
@@ -124,7 +124,10 @@ fn outgrows(limited: impl Fn(&Command) -> Command) -> String {
 #[test]
 fn a_control_group_that_fills_shrinks_what_is_held_and_nothing_is_lost() {
     let Some(group) = Group::new() else {
-        eprintln!("NOT TESTED: control groups of memory cannot be made here; `ulimit -d` is tested instead");
+        // Past the test runner, which keeps what a test prints to itself.
+        let said =
+            b"NOT TESTED: no control group of memory can be made here; `ulimit -d` is tested instead\n";
+        std::io::stderr().write_all(said).expect("standard error");
         return;
     };
     assert!(outgrows(|command| group.run(command)).contains("magray-test"));

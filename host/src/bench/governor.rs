@@ -15,6 +15,9 @@ const BLOCK: usize = 1 << 20;
 /// Records that are looked for at each look of the governor, and at the end.
 const CHECKED: u64 = 10;
 const CHECKED_AT_END: u64 = 500;
+/// One record in so many is of another layer, which is searched at one look in so many only.
+const SELDOM: usize = 3;
+const SELDOM_SEARCHED: u32 = 10;
 
 /// What is done.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +40,7 @@ pub struct GovernorPoint {
     pub stalled_percent: f64,
     /// Memory that the measurement took to make it short.
     pub ballast_bytes: u64,
+    /// What the process allocated beside that.
     pub anonymous_bytes: u64,
     pub granted_bytes: u64,
     pub cached_bytes: u64,
@@ -113,14 +117,18 @@ pub fn measure_governor(
             }
             _ => run.ballast.clear(),
         }
-        run.check(CHECKED)?;
-        let tick = governor.tick_at(&run.engine, start + interval * number, look());
+        run.check(CHECKED, number % SELDOM_SEARCHED == 0)?;
+        let mut pressure = look();
+        // It stands for other programs.
+        let process = &mut pressure.process;
+        process.anonymous = process.anonymous.saturating_sub(run.ballast_bytes());
+        let tick = governor.tick_at(&run.engine, start + interval * number, pressure);
         points.push(run.point(&tick, interval.as_secs() * u64::from(number)));
         cx.progress(u64::from(number + 1), u64::from(3 * request.looks));
     }
-    run.check(CHECKED_AT_END)?;
+    run.check(CHECKED_AT_END, true)?;
     let cleaned_bytes = run.engine.force_cleanup();
-    run.check(CHECKED)?;
+    run.check(CHECKED, true)?;
     let Run { checked, lost, ids, .. } = run;
     let stored = ids.len() as u64;
     Ok(GovernorFigures {
@@ -147,12 +155,16 @@ fn text(number: usize) -> String {
     format!("entry {number} says {}", number * number)
 }
 
+fn layer(number: usize) -> Layer {
+    if number.is_multiple_of(SELDOM) { Layer::Assets } else { Layer::Insights }
+}
+
 impl Run<'_> {
     fn store(&mut self, texts: u32) -> Result<(), EngineError> {
         self.cx.check().map_err(|_| EngineError::Interrupted)?;
         let numbers = self.ids.len()..self.ids.len() + texts as usize;
         let memory =
-            |number| NewMemory { text: text(number), layer: Some(Layer::Insights), ..NewMemory::default() };
+            |number| NewMemory { text: text(number), layer: Some(layer(number)), ..NewMemory::default() };
         let added = self.engine.add(self.cx, numbers.map(memory).collect())?;
         self.ids.extend(added.iter().map(|added| added.id));
         self.engine.upkeep(self.cx)
@@ -169,18 +181,23 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Looks for some of all records, those that were stored last among them.
-    fn check(&mut self, count: u64) -> Result<(), EngineError> {
+    /// Looks for some of all records, those that were stored last among them; of both layers, or of the busy one.
+    fn check(&mut self, count: u64, both: bool) -> Result<(), EngineError> {
         let stored = self.ids.len();
         let step = (stored / count as usize).max(1);
-        for number in (0..stored).rev().step_by(step) {
+        let numbers = (0..stored).rev().step_by(step);
+        for number in numbers.filter(|&number| both || layer(number) == Layer::Insights) {
             let vector = self.engine.embedding()?.embed(self.cx, &[&text(number)], Role::Passage)?;
             let params = SearchParams::default();
-            let hits = self.engine.indexes()?.search(self.cx, Layer::Insights, &vector, 10, params, None)?;
+            let hits = self.engine.indexes()?.search(self.cx, layer(number), &vector, 10, params, None)?;
             self.checked += 1;
             self.lost += u64::from(hits.iter().all(|hit| hit.id != self.ids[number].index_id()));
         }
         Ok(())
+    }
+
+    fn ballast_bytes(&self) -> u64 {
+        (self.ballast.len() * BLOCK) as u64
     }
 
     fn point(&self, tick: &Tick, seconds: u64) -> GovernorPoint {
@@ -189,7 +206,7 @@ impl Run<'_> {
             seconds,
             used_percent: pressure.tightest().map_or(0.0, |limit| limit.percent()),
             stalled_percent: pressure.stalled.unwrap_or(0.0),
-            ballast_bytes: (self.ballast.len() * BLOCK) as u64,
+            ballast_bytes: self.ballast_bytes(),
             anonymous_bytes: pressure.process.anonymous,
             granted_bytes: tick.cache.granted,
             cached_bytes: tick.cached_bytes,

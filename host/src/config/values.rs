@@ -1,7 +1,7 @@
 //! Types of single values, each with the words in which a message says what it must be.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{fmt, path::Path, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, ops::RangeInclusive, path::Path, path::PathBuf, str::FromStr, time::Duration};
 
 /// A whole number from `MIN` to `MAX`; `i64::MAX` means no upper limit.
 pub(super) fn whole<'de, const MIN: i64, const MAX: i64, T, D>(deserializer: D) -> Result<T, D::Error>
@@ -32,52 +32,78 @@ where
 
 /// A number from 0 to 1.
 pub(super) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    struct Share;
-
-    impl de::Visitor<'_> for Share {
-        type Value = f64;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a number from 0 to 1")
-        }
-
-        fn visit_f64<E: de::Error>(self, number: f64) -> Result<f64, E> {
-            if (0.0..=1.0).contains(&number) {
-                Ok(number)
-            } else {
-                Err(E::invalid_value(de::Unexpected::Float(number), &self))
-            }
-        }
-
-        fn visit_i64<E: de::Error>(self, number: i64) -> Result<f64, E> {
-            self.visit_f64(number as f64)
-        }
-    }
-
-    deserializer.deserialize_any(Share)
+    deserializer.deserialize_any(Number { what: "a number from 0 to 1", range: 0.0..=1.0 })
 }
 
 /// A number from 1 to 10.
 pub(super) fn factor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let number = f64::deserialize(deserializer).ok().filter(|number| (1.0..=10.0).contains(number));
-    number.ok_or_else(|| de::Error::custom("a number from 1 to 10"))
+    deserializer.deserialize_any(Number { what: "a number from 1 to 10", range: 1.0..=10.0 })
+}
+
+struct Number {
+    what: &'static str,
+    range: RangeInclusive<f64>,
+}
+
+impl de::Visitor<'_> for Number {
+    type Value = f64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<f64, E> {
+        if self.range.contains(&number) {
+            Ok(number)
+        } else {
+            Err(E::invalid_value(de::Unexpected::Float(number), &self))
+        }
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<f64, E> {
+        self.visit_f64(number as f64)
+    }
 }
 
 /// Four numbers from 0.1 to 10, none above the one before it.
 pub(super) fn factors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[f64; 4], D::Error> {
-    let numbers = <[f64; 4]>::deserialize(deserializer).ok().filter(|numbers| {
-        numbers.iter().all(|number| (0.1..=10.0).contains(number)) && numbers.is_sorted_by(|a, b| a >= b)
-    });
-    numbers.ok_or_else(|| de::Error::custom("four numbers from 0.1 to 10, none above the one before it"))
+    let fits = |row: &[f64; 4]| {
+        row.iter().all(|number| (0.1..=10.0).contains(number)) && row.is_sorted_by(|a, b| a >= b)
+    };
+    deserializer
+        .deserialize_any(Row { what: "four numbers from 0.1 to 10, none above the one before it", fits })
 }
 
 /// Three percentages, each above the one before it.
 pub(super) fn percents<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 3], D::Error> {
-    let numbers = <[u8; 3]>::deserialize(deserializer).ok().filter(|numbers| {
-        numbers.iter().all(|number| (1..=100).contains(number)) && numbers.is_sorted_by(|a, b| a < b)
-    });
-    numbers
-        .ok_or_else(|| de::Error::custom("three whole numbers from 1 to 100, each above the one before it"))
+    let fits =
+        |row: &[u8; 3]| row.iter().all(|number| (1..=100).contains(number)) && row.is_sorted_by(|a, b| a < b);
+    let what = "three whole numbers from 1 to 100, each above the one before it";
+    deserializer.deserialize_any(Row { what, fits })
+}
+
+/// A list of so many numbers that fit together.
+struct Row<T, const N: usize> {
+    what: &'static str,
+    fits: fn(&[T; N]) -> bool,
+}
+
+impl<'de, T: Deserialize<'de>, const N: usize> de::Visitor<'de> for Row<T, N> {
+    type Value = [T; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<[T; N], A::Error> {
+        let mut row = Vec::with_capacity(N);
+        // One that is no number ends it too short.
+        while let Ok(Some(number)) = list.next_element() {
+            row.push(number);
+        }
+        let row = <[T; N]>::try_from(row).ok().filter(|row| (self.fits)(row));
+        row.ok_or_else(|| de::Error::custom(self.what))
+    }
 }
 
 /// A string that [`FromStr`] reads; `expecting` says what it must be.

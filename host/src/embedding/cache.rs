@@ -140,6 +140,9 @@ impl EmbeddingCache {
     /// stays.
     pub fn set_max_bytes(&self, max_bytes: u64) {
         let mut held = self.held();
+        if held.limits.max_bytes == max_bytes {
+            return;
+        }
         held.limits.max_bytes = max_bytes;
         if let Some(policy) = &mut held.policy {
             let told = policy.on_capacity(max_bytes);

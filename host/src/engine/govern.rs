@@ -1,5 +1,5 @@
 //! The governor at work: samples memory, has it judged, and has caches and indexes hold to what they are granted.
-use super::{Engine, EngineError, MemoryReport, Vectors};
+use super::{Engine, EngineError, MemoryReport};
 use crate::resources::{
     fit::{Fit, bytes_per_vector},
     governor::{Decision, Grant, Rules},
@@ -152,10 +152,12 @@ impl Governor {
         let (cached, held) = (cached_bytes(engine), held_vectors(engine));
         let cache = self.grants.cache.look(&self.rules, cached, supply, now);
         let vectors = self.grants.vectors.look(&self.rules, held, supply, now);
+        // A model that was switched from stays loaded, and shares with the next.
+        let models = engine.loaded().count().max(1) as u64;
+        let rows = if supply.critical { 0 } else { vectors.granted / models };
         for loaded in engine.loaded() {
-            // Whoever was loaded since has the limits of the configuration.
-            loaded.embedding.cache().set_max_bytes(cache.granted);
-            loaded.indexes.keep_to(vectors.granted, supply.factor < 1.0);
+            loaded.embedding.cache().set_max_bytes(cache.granted / models);
+            loaded.indexes.keep_to(rows, supply.factor < 1.0);
         }
         if supply.critical || cache.granted < cache.before {
             engine.give_back();
@@ -198,9 +200,5 @@ fn cached_bytes(engine: &Engine) -> u64 {
 }
 
 fn held_vectors(engine: &Engine) -> u64 {
-    engine.loaded().flat_map(rows).sum()
-}
-
-fn rows(vectors: &Vectors) -> impl Iterator<Item = u64> {
-    vectors.indexes.memory().into_iter().map(|layer| layer.rows)
+    engine.loaded().map(|vectors| vectors.indexes.rows_held()).sum()
 }

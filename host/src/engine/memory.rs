@@ -106,11 +106,14 @@ impl Engine {
 impl MemoryReport {
     /// For the leak detector.
     pub(super) fn holdings(&self) -> BTreeMap<String, Holding> {
-        let holding = |component: &ComponentMemory| {
-            let ComponentMemory { name, resident, explained, .. } = component;
-            (name.clone(), Holding { bytes: *resident, explained: *explained })
-        };
-        self.components.iter().map(holding).collect()
+        let mut holdings = BTreeMap::<String, Holding>::new();
+        // Two models that are loaded may have parts of the same name.
+        for ComponentMemory { name, resident, explained, .. } in &self.components {
+            let holding = holdings.entry(name.clone()).or_default();
+            holding.bytes += resident;
+            holding.explained += explained;
+        }
+        holdings
     }
 }
 

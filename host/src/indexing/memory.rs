@@ -37,20 +37,22 @@ impl Indexes {
 
     /// Holds to a grant of so many rows: closes layers that no search has used since the last call, the largest
     /// first, until what is held fits or all others are in use. While memory is `short`, merges of many rows wait.
-    /// Returns the rows that are held now.
-    pub fn keep_to(&self, granted_rows: u64, short: bool) -> u64 {
+    pub fn keep_to(&self, granted_rows: u64, short: bool) {
         let step_rows = if short { SHORT_STEP_ROWS } else { u64::MAX };
         self.shared.step_rows.store(step_rows, Ordering::Relaxed);
         let mut idle: Vec<&LayerIndex> =
             self.layers().filter(|index| !index.used.swap(false, Ordering::Relaxed)).collect();
         idle.sort_by_key(|index| index.rows_held());
-        let held = || self.layers().map(LayerIndex::rows_held).sum::<u64>();
-        while held() > granted_rows
+        while self.rows_held() > granted_rows
             && let Some(index) = idle.pop()
         {
             index.close();
         }
-        held()
+    }
+
+    /// Rows that all layers hold open.
+    pub fn rows_held(&self) -> u64 {
+        self.layers().map(LayerIndex::rows_held).sum()
     }
 
     /// Rows that one step of background work may write to merge segments, by the last [`Self::keep_to`].

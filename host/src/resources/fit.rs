@@ -75,12 +75,12 @@ impl Fit {
 
 impl fmt::Display for Fit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { backend, vectors, dim, bytes_per_vector, memory, percent } = self;
+        let Self { backend, vectors, dim, bytes_per_vector: each, memory, percent } = self;
         let gib = |bytes: u64| bytes as f64 / GIB;
         write!(
             f,
             "scaling_max_vectors = {vectors} {}: searching vectors of {dim} numbers in the index '{backend}' keeps \
-             {bytes_per_vector} bytes of each in memory, {:.1} GiB in all, and {percent} percent \
+             {each} bytes of each in memory, {:.1} GiB in all, and {percent} percent \
              (critical_memory_usage_percent) of {:.1} GiB are {:.1} GiB",
             if self.fits() { "fits" } else { "cannot fit" },
             gib(self.needed()),
@@ -96,16 +96,17 @@ impl fmt::Display for Fit {
             round(self.most()),
             gib(self.memory_for_all()).ceil()
         )?;
-        let native = bytes_per_vector_of_native(*dim);
-        if native < *bytes_per_vector {
-            write!(f, ", or take the index 'native', which keeps {native} bytes of each")?;
+        let native = bytes_per_vector("native", &Map::new(), *dim);
+        if native < *each {
+            let most = Self { bytes_per_vector: native, ..self.clone() }.most();
+            write!(
+                f,
+                ", or take the index 'native', which keeps {native} bytes of each: {} fit",
+                round(most)
+            )?;
         }
         Ok(())
     }
-}
-
-fn bytes_per_vector_of_native(dim: usize) -> u64 {
-    bytes_per_vector("native", &Map::new(), dim)
 }
 
 /// Two digits of it, rounded down.
@@ -159,7 +160,7 @@ mod tests {
             "24.0 GiB",
             "5300000 or less",
             "90 GiB",
-            "'native'",
+            "'native', which keeps 1308 bytes of each: 17000000 fit",
         ] {
             assert!(said.contains(part), "no {part:?} in {said}");
         }

@@ -179,11 +179,11 @@ impl Store {
     /// Gives back memory that it holds to be quicker: pages of the database, and connections that nobody uses.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// What SQLite says; the writer keeps its pages while another process writes.
     pub fn release_memory(&self) -> Result<(), StoreError> {
         self.readers.close_idle();
         match &self.writer {
-            Some(_) => self.write(|db| Ok(db.execute_batch("PRAGMA shrink_memory")?)),
+            Some(writer) => writer.submit_if_free(|db| Ok(db.execute_batch("PRAGMA shrink_memory")?)).wait(),
             None => Ok(()),
         }
     }

@@ -175,6 +175,33 @@ fn settings_that_contradict_each_other_are_named() {
     assert!(
         file_error("memory.resource_manager.base_cache_bytes = 8589934593").contains("scaling_cache_bytes")
     );
+    assert!(file_error("memory.resource_manager.scale_up_percent = 60").contains("scale_down_percent"));
+}
+
+#[test]
+fn thresholds_in_a_row_must_be_in_order() {
+    let error = |text: &str| file_error(&format!("[memory.resource_manager]\n{text}\n"));
+    let percents = "m.toml:2: 'pressure_percents' must be three whole numbers from 1 to 100, each above the one before it";
+    for wrong in [
+        "[50, 50, 85]",
+        "[50, 70]",
+        "[0, 70, 85]",
+        "[50, 70, 101]",
+        "[50, 70, 85, 90]",
+        "50",
+        "['a', 'b', 'c']",
+    ] {
+        let error = error(&format!("pressure_percents = {wrong}"));
+        assert!(error.starts_with(percents), "{wrong}: {error}");
+    }
+    let factors =
+        "m.toml:2: 'pressure_factors' must be four numbers from 0.1 to 10, none above the one before it";
+    for wrong in ["[1.0, 1.1, 0.9, 0.7]", "[1.3, 1.1, 0.9]", "[1.3, 1.1, 0.9, 0]", "[11, 1, 1, 1]", "1.5"] {
+        let error = error(&format!("pressure_factors = {wrong}"));
+        assert!(error.starts_with(factors), "{wrong}: {error}");
+    }
+    assert!(error("scale_factor = 0.5").contains("a number from 1 to 10"));
+    assert!(load("memory.resource_manager.pressure_factors = [2, 1, 1, 0.5]", &[], &[]).is_ok());
 }
 
 #[cfg(unix)]

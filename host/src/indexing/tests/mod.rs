@@ -1,5 +1,6 @@
 //! Indexes against the store: whatever is done to both, a search finds what is stored.
 mod files;
+mod memory;
 mod model;
 mod recall;
 mod sync;
