@@ -211,11 +211,7 @@ impl Engine {
 
     fn cache(&self, on_disk: bool) -> Result<EmbeddingCache, EngineError> {
         let settings = &self.setup.config.memory.cache;
-        let selected = settings.selected();
-        let component = &selected.profile.plugin;
-        let options =
-            selected.options_json(&self.plugins.options_schema(ComponentKind::CachePolicy, component)?);
-        let policy = self.plugins.cache_policy(component, &options)?;
+        let policy = self.setup.cache_policy(&self.plugins, &settings.profile)?;
         let max_entries = match settings.max_entries {
             0 => usize::MAX,
             entries => usize::try_from(entries).unwrap_or(usize::MAX),

@@ -1,4 +1,5 @@
 //! `magray bench`.
+mod cache;
 mod embed;
 mod index;
 mod quality;
@@ -22,12 +23,13 @@ use std::{
     io::{self, BufRead as _},
 };
 
-/// Measure embedding and index backends on data of your own or of others
+/// Measure embedding and index backends and cache policies on data of your own or of others
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
     Quality(quality::QualityCommand),
     Embed(embed::EmbedCommand),
     Index(index::IndexCommand),
+    Cache(cache::CacheCommand),
     #[command(hide = true)]
     Worker(embed::WorkerCommand),
     #[command(hide = true)]
@@ -41,6 +43,7 @@ impl Bench {
             Self::Quality(quality) => quality.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),
             Self::Index(index) => index.run(global, terminal),
+            Self::Cache(cache) => cache.run(global, terminal),
             Self::Worker(worker) => worker.run(global, terminal),
             Self::IndexWorker(worker) => worker.run(global, terminal),
         }
