@@ -2,6 +2,7 @@
 //! linked once.
 mod backup;
 mod bad_input;
+mod bench_cache;
 mod bench_index;
 mod cache;
 mod candle;

@@ -1,9 +1,10 @@
 //! What `magray bench` measures: how right the vectors of an embedding backend are, on data with published
-//! figures, and how fast they come; how fast indexes are, and how much of what is near they find; what is granted while
-//! memory becomes short.
+//! figures, and how fast they come; how fast indexes are, and how much of what is near they find; how much caches
+//! answer; what is granted while memory becomes short.
 //!
 //! Backends are called directly, without cache and fallback, so a figure belongs to the backend that it names.
 mod batches;
+mod cache;
 mod data;
 mod governor;
 mod index;
@@ -17,6 +18,9 @@ mod throughput;
 mod worker;
 
 pub use batches::{BatchRate, BatchRates, BatchRequest, measure_batches};
+pub use cache::{
+    Answered, CacheFigures, CacheSize, CacheTrace, OperationCost, PolicyFigures, SizeFigures, measure_cache,
+};
 pub use data::{DataSets, Limit};
 pub use governor::{GovernorFigures, GovernorPoint, GovernorRequest, measure_governor};
 pub use index::{

@@ -189,7 +189,7 @@ impl EmbeddingCache {
     }
 
     /// Copies the vector of `key` into `out`, where a level holds it.
-    pub(super) fn get(&self, key: &CacheKey, out: &mut [f32]) -> bool {
+    pub(crate) fn get(&self, key: &CacheKey, out: &mut [f32]) -> bool {
         if self.held().get(key, out, self.now_ms()) {
             return true;
         }
@@ -202,7 +202,7 @@ impl EmbeddingCache {
     }
 
     /// Holds `vector` under `key`, dropping what the policy names to make room.
-    pub(super) fn insert(&self, key: &CacheKey, vector: &[f32]) {
+    pub(crate) fn insert(&self, key: &CacheKey, vector: &[f32]) {
         self.hold(key, vector, u64::MAX);
         if let Some(Disk { cache, space: Some(space), .. }) =
             self.disk.as_ref().filter(|disk| disk.is_worth_it())

@@ -291,10 +291,7 @@ impl Engine {
 /// A cache in memory for a model that is loaded.
 fn memory_cache((setup, plugins): (&Arc<Setup>, &Arc<Plugins>)) -> Result<EmbeddingCache, EngineError> {
     let settings = &setup.config.memory.cache;
-    let selected = settings.selected();
-    let component = &selected.profile.plugin;
-    let options = selected.options_json(&plugins.options_schema(ComponentKind::CachePolicy, component)?);
-    let policy = plugins.cache_policy(component, &options)?;
+    let policy = setup.cache_policy(plugins, &settings.profile)?;
     let max_entries = match settings.max_entries {
         0 => usize::MAX,
         entries => usize::try_from(entries).unwrap_or(usize::MAX),

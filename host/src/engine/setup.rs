@@ -7,7 +7,7 @@ use crate::{
     resources::total_memory,
     store::{DiskCache, DiskCacheOptions},
 };
-use magray_plugin_api::{ComponentKind, Embedder, Plugin};
+use magray_plugin_api::{ComponentKind, Embedder, Plugin, host::ContainedPolicy};
 use std::{env, path::PathBuf, time::Duration};
 
 /// Everything that decides how an engine works.
@@ -76,6 +76,17 @@ impl Setup {
         plugins.embedder(component, &options)
     }
 
+    /// Makes the cache policy of a profile, or of the component of that name; loads its plugin.
+    ///
+    /// # Errors
+    /// [`PluginError`].
+    pub fn cache_policy(&self, plugins: &Plugins, profile: &str) -> Result<ContainedPolicy, PluginError> {
+        let selected = self.config.memory.cache.profile(profile);
+        let component = &selected.profile.plugin;
+        let options = selected.options_json(&plugins.options_schema(ComponentKind::CachePolicy, component)?);
+        plugins.cache_policy(component, &options)
+    }
+
     /// Where plugins are looked for, the most important first.
     pub fn plugin_folders(&self) -> Vec<PathBuf> {
         let settings = &self.config.plugins;
@@ -101,6 +112,8 @@ const LINKED: &[&Plugin] = &[
     &magray_index_flat::PLUGIN,
     &magray_index_native::PLUGIN,
     &magray_cache_lru::PLUGIN,
+    &magray_cache_s3fifo::PLUGIN,
+    &magray_cache_tinylfu::PLUGIN,
 ];
 
 /// The user's data folder: `$MAGRAY_HOME`, else `magray` in the system's folder for data.

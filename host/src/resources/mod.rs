@@ -7,8 +7,7 @@ pub mod fit;
 pub mod governor;
 pub mod gpu;
 pub mod leak;
-mod memory;
 pub mod pressure;
 pub mod scheduler;
 
-pub use memory::total_memory;
+pub use pressure::total_memory;

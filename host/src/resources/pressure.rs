@@ -9,6 +9,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What is assumed where the system does not say.
+const UNKNOWN: u64 = 8 << 30;
+
+/// Bytes of memory that this process may count on: the least bound of the machine, of its control groups and of its own
+/// limits. 8 GiB where the system does not say, as on other systems than Linux. Read anew by each call.
+pub fn total_memory() -> u64 {
+    Pressure::sample().total().unwrap_or(UNKNOWN)
+}
+
 /// A bound on memory, and how near it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limit {

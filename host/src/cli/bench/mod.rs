@@ -1,4 +1,5 @@
 //! `magray bench`.
+mod cache;
 mod embed;
 mod governor;
 mod index;
@@ -24,13 +25,15 @@ use std::{
     io::{self, BufRead as _},
 };
 
-/// Measure embedding and index backends, and the governor of resources
+/// Measure embedding and index backends and cache policies on data of your own or of others, and the governor of
+/// resources
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
     Quality(quality::QualityCommand),
     Retrieval(retrieval::RetrievalCommand),
     Embed(embed::EmbedCommand),
     Index(index::IndexCommand),
+    Cache(cache::CacheCommand),
     Governor(governor::GovernorCommand),
     #[command(hide = true)]
     Worker(embed::WorkerCommand),
@@ -46,6 +49,7 @@ impl Bench {
             Self::Retrieval(retrieval) => retrieval.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),
             Self::Index(index) => index.run(global, terminal),
+            Self::Cache(cache) => cache.run(global, terminal),
             Self::Governor(governor) => governor.run(global, terminal),
             Self::Worker(worker) => worker.run(global, terminal),
             Self::IndexWorker(worker) => worker.run(global, terminal),

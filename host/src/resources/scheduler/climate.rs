@@ -1,4 +1,5 @@
 //! How busy the machine is. Systems other than Linux count as idle, with memory to spare.
+use crate::resources::pressure::Pressure;
 use std::{fs, num::NonZero, thread};
 
 /// The share of the memory in use at which it begins to be scarce, and at which it is critical (the defaults
@@ -13,15 +14,13 @@ pub fn system_load() -> f64 {
     running.map_or(0.0, |running| (running / cores as f64).clamp(0.0, 1.0))
 }
 
-/// How scarce the memory of the machine is: 0 up to half of it in use, 1 from 85% on.
+/// How scarce memory is, by the bound that is nearest: 0 up to half of it in use, 1 from 85% on.
 pub fn memory_pressure() -> f64 {
-    fs::read_to_string("/proc/meminfo").ok().and_then(|text| pressure(&text)).unwrap_or(0.0)
+    Pressure::sample().tightest().map_or(0.0, |limit| scarce(limit.percent() / 100.0))
 }
 
-fn pressure(meminfo: &str) -> Option<f64> {
-    let kib = |name| meminfo.lines().find_map(|line| first_number(line.strip_prefix(name)?));
-    let used = 1.0 - kib("MemAvailable:")? / kib("MemTotal:")?;
-    Some(((used - EASY) / (CRITICAL - EASY)).clamp(0.0, 1.0))
+fn scarce(used: f64) -> f64 {
+    ((used - EASY) / (CRITICAL - EASY)).clamp(0.0, 1.0)
 }
 
 fn first_number(text: &str) -> Option<f64> {
@@ -33,12 +32,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_scarce_by_what_is_available() {
-        let at = |available: u32| pressure(&format!("MemTotal: 1000 kB\nMemAvailable: {available} kB\n"));
-        assert_eq!((at(900), at(500), at(150), at(1)), (Some(0.0), Some(0.0), Some(1.0), Some(1.0)));
-        let some = at(325).unwrap();
+    fn memory_is_scarce_from_half_of_it_on() {
+        assert_eq!([0.1, 0.5, 0.85, 0.99].map(scarce), [0.0, 0.0, 1.0, 1.0]);
+        let some = scarce(0.675);
         assert!((0.49..0.51).contains(&some), "{some}");
-        assert_eq!((pressure(""), pressure("MemTotal: 0 kB\nMemAvailable: x")), (None, None));
     }
 
     #[test]

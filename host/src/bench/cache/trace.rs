@@ -1,0 +1,199 @@
+//! Traces of requests: keys in the order in which they were asked for.
+use crate::bench::BenchError;
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+/// A request, of an entry that weighs `weight`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) key: u64,
+    pub(super) weight: u64,
+}
+
+/// Requests in the order in which they came.
+#[derive(Clone, Debug)]
+pub struct CacheTrace {
+    pub(super) name: String,
+    pub(super) requests: Vec<Request>,
+    /// Whether weights are bytes; else each is 1.
+    pub(super) has_bytes: bool,
+}
+
+impl CacheTrace {
+    /// Reads a trace; what its form is the name says, with or without `.zst` at its end: `.u32` is
+    /// little-endian u32 keys; `.oracleGeneral` or `.oracleGeneral.bin` is that of libCacheSim, records of 24
+    /// bytes `<u32 time, u64 key, u32 bytes, i64 next>`; anything else is text, one key a line.
+    ///
+    /// # Errors
+    /// [`BenchError::Data`].
+    pub fn open(path: &Path) -> Result<Self, BenchError> {
+        let fault = |fault: String| BenchError::Data { path: path.to_owned(), fault };
+        let bytes = read(path).map_err(|error| fault(error.to_string()))?;
+        let file = PathBuf::from(path.file_name().unwrap_or_default());
+        let plain = if is(&file, "zst") { file.with_extension("") } else { file };
+        let name = plain.display().to_string();
+        let stem = if is(&plain, "bin") { plain.with_extension("") } else { plain.clone() };
+        let whole = |size: usize| match bytes.len() % size {
+            0 => Ok(()),
+            rest => Err(fault(format!("{rest} bytes are left after its records of {size} bytes"))),
+        };
+        let has_bytes = is(&stem, "oracleGeneral");
+        let requests: Vec<Request> = if is(&plain, "u32") {
+            whole(4)?;
+            let keys = bytes.as_chunks().0.iter().map(|key| u64::from(u32::from_le_bytes(*key)));
+            keys.map(|key| Request { key, weight: 1 }).collect()
+        } else if has_bytes {
+            whole(24)?;
+            bytes.as_chunks().0.iter().map(oracle_general).collect()
+        } else {
+            let text = std::str::from_utf8(&bytes)
+                .map_err(|error| fault(format!("it is neither .u32 nor .oracleGeneral nor text: {error}")))?;
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            lines.map(|line| Request { key: key_of(line), weight: 1 }).collect()
+        };
+        if requests.is_empty() {
+            return Err(fault("it has no requests".to_owned()));
+        }
+        Ok(Self { name, requests, has_bytes })
+    }
+
+    /// `count` requests of `keys` keys, of which the one at rank r is asked for in proportion to
+    /// `r^-skew`. The same whenever it is made.
+    pub fn zipf(keys: u32, skew: f64, count: usize) -> Self {
+        let mut total = 0.0;
+        let shares: Vec<f64> = (1..=keys)
+            .map(|rank| {
+                total += f64::from(rank).powf(-skew);
+                total
+            })
+            .collect();
+        let mut state = 0;
+        let requests = (0..count).map(|_| {
+            let at = unit(&mut state) * total;
+            let key = shares.partition_point(|&share| share <= at).min(shares.len() - 1) as u64;
+            Request { key, weight: 1 }
+        });
+        Self { name: format!("zipf {keys},{skew}"), requests: requests.collect(), has_bytes: false }
+    }
+
+    /// The same with entries that all weigh 1.
+    #[must_use]
+    pub fn unweighted(mut self) -> Self {
+        self.requests.iter_mut().for_each(|request| request.weight = 1);
+        self.has_bytes = false;
+        self
+    }
+
+    /// How many keys there are, and what they weigh in all, each by its first request.
+    pub(super) fn unique(&self) -> (usize, u64) {
+        let mut weights = HashMap::new();
+        for request in &self.requests {
+            weights.entry(request.key).or_insert(request.weight);
+        }
+        (weights.len(), weights.values().sum())
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let mut bytes = Vec::new();
+    let mut file = fs::File::open(path)?;
+    if is(path, "zst") {
+        // A file may be of several frames, one after the other.
+        let mut rest = std::io::BufReader::new(file);
+        while !std::io::BufRead::fill_buf(&mut rest)?.is_empty() {
+            ruzstd::decoding::StreamingDecoder::new(&mut rest)?.read_to_end(&mut bytes)?;
+        }
+    } else {
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+fn is(path: &Path, extension: &str) -> bool {
+    path.extension() == Some(OsStr::new(extension))
+}
+
+fn oracle_general(record: &[u8; 24]) -> Request {
+    let [_, _, _, _, key @ .., _, _, _, _, _, _, _, _, _, _, _, _] = record;
+    let [_, _, _, _, _, _, _, _, _, _, _, _, weight @ .., _, _, _, _, _, _, _, _] = record;
+    Request { key: u64::from_le_bytes(*key), weight: u64::from(u32::from_le_bytes(*weight)) }
+}
+
+/// A number is itself, any other line its hash.
+fn key_of(line: &str) -> u64 {
+    line.parse().unwrap_or_else(|_| {
+        let hash = blake3::hash(line.as_bytes());
+        hash.as_bytes()[..8].iter().fold(0, |key, &byte| key << 8 | u64::from(byte))
+    })
+}
+
+/// Evenly from 0 to below 1: SplitMix64 (Steele, Lea, Flood 2014).
+fn unit(state: &mut u64) -> f64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *state;
+    z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ z >> 31) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(name: &str, bytes: &[u8]) -> Result<CacheTrace, BenchError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        CacheTrace::open(&path)
+    }
+
+    fn pairs(trace: &CacheTrace) -> Vec<(u64, u64)> {
+        trace.requests.iter().map(|request| (request.key, request.weight)).collect()
+    }
+
+    #[test]
+    fn each_form_is_read() {
+        let numbers = open("t.u32", &[1, 0, 0, 0, 0, 1, 0, 0]).unwrap();
+        assert_eq!((pairs(&numbers), numbers.has_bytes), (vec![(1, 1), (256, 1)], false));
+        let mut record = [0; 24];
+        (record[4], record[13], record[16]) = (7, 2, 9);
+        let objects = open("t.oracleGeneral.bin", &record).unwrap();
+        assert_eq!((pairs(&objects), objects.has_bytes), (vec![(7, 512)], true));
+        assert_eq!(pairs(&objects.unweighted()), [(7, 1)]);
+        let text = open("queries.txt", "12\nhow to\n\n how to \n".as_bytes()).unwrap();
+        let keys = pairs(&text);
+        assert_eq!((keys.len(), keys[0].0, keys[1] == keys[2]), (3, 12, true));
+    }
+
+    #[test]
+    fn what_is_no_trace_is_an_error() {
+        for (name, bytes, says) in [
+            ("t.u32", &[1u8, 2, 3][..], "3 bytes are left"),
+            ("t.oracleGeneral", &[0; 25], "1 bytes are left"),
+            ("t.txt", b"\n\n", "no requests"),
+            ("t.txt", &[0xFF, 0xFE], "neither"),
+            ("t.u32.zst", b"not zstd", ""),
+        ] {
+            let error = open(name, bytes).unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains(name), "{error}");
+        }
+        assert!(CacheTrace::open(Path::new("/nonexistent")).is_err());
+    }
+
+    #[test]
+    fn zipf_is_what_it_says() {
+        let trace = CacheTrace::zipf(1000, 1.0, 200_000);
+        let count = |key| trace.requests.iter().filter(|request| request.key == key).count() as f64;
+        // The harmonic number of 1000 is 7.4855.
+        for rank in [1.0, 2.0, 10.0] {
+            let expected = 200_000.0 / 7.4855 / rank;
+            let real = count(rank as u64 - 1);
+            assert!((real / expected - 1.0).abs() < 0.05, "rank {rank}: {real}, not {expected}");
+        }
+    }
+}
