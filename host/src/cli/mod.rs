@@ -16,6 +16,7 @@ mod list;
 mod model;
 mod npy;
 mod plugin;
+mod promote;
 mod reembed;
 mod restore;
 mod search;
@@ -76,6 +77,7 @@ enum Command {
     Get(get::Get),
     List(list::List),
     Forget(forget::Forget),
+    Promote(promote::Promote),
     Stats(stats::Stats),
     Sync(sync::Sync),
     Embed(embed::Embed),
@@ -211,6 +213,7 @@ impl Command {
             Self::Get(get) => get.run(global, terminal),
             Self::List(list) => list.run(global, terminal),
             Self::Forget(forget) => forget.run(global, terminal),
+            Self::Promote(promote) => promote.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
             Self::Sync(sync) => sync.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),

@@ -8,6 +8,7 @@ mod decode;
 mod error;
 mod overrides;
 mod profile;
+mod promotion;
 mod render;
 mod schema;
 mod shape;
@@ -19,6 +20,7 @@ mod values;
 
 pub use error::{ConfigError, Problem};
 pub use profile::{Profile, Profiles, Selected};
+pub use promotion::{Preset, Promotion, Weights, recency_after};
 pub use render::render_resolved;
 pub use schema::{
     Ai, Breaker, Cache, Choice, Config, DefaultLayer, Durability, Embedding, GpuConfig, Index, Ingest,
@@ -118,6 +120,7 @@ fn resolve(
     if let Some(config) = &config {
         problems.extend(config.contradictions().iter().map(|found| contradiction(found, &tree)));
         problems.extend(circles(config, &tree));
+        problems.extend(promotion::unreachable(&config.memory, &tree));
     }
     match config {
         Some(config) if problems.is_empty() => Ok(Resolved { config, file, tree }),

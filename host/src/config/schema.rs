@@ -2,6 +2,7 @@
 
 use super::{
     profile::{Profiles, Selected, shared},
+    promotion::Promotion,
     sync::Sync,
     values::{Folder, Sha256, Ttl, name, share, whole},
 };
@@ -208,6 +209,8 @@ pub struct Memory {
     pub default_layer: DefaultLayer,
     /// The layers.
     pub layers: Layers,
+    /// What moves a record to the next layer.
+    pub promotion: Promotion,
     /// Vector search.
     pub index: Index,
     /// When changes are built into the index.
@@ -234,7 +237,7 @@ pub struct Layers {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerSettings {
-    /// How long a record lives.
+    /// How long a record lives; see [`Memory::lives`].
     pub ttl: Ttl,
     /// Candidates that an approximate index looks at in one search.
     #[serde(deserialize_with = "whole::<1, 10000, _, _>")]

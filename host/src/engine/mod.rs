@@ -5,6 +5,7 @@ mod backup;
 mod error;
 mod index_files;
 mod model;
+mod promote;
 mod reembed;
 mod room;
 mod search;
@@ -234,7 +235,7 @@ impl Engine {
 
     /// When a record that is written to `layer` now expires, in milliseconds since 1970.
     pub fn expiry(&self, layer: Layer) -> Option<u64> {
-        let life = self.layer_settings(layer).ttl.duration()?;
+        let life = self.setup.config.memory.lives()[layer as usize]?;
         Some(now_ms().saturating_add(u64::try_from(life.as_millis()).unwrap_or(u64::MAX)))
     }
 

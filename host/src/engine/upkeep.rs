@@ -12,13 +12,22 @@ const STEP_ROWS: u64 = 20_000;
 const BATCH: usize = 1024;
 
 impl Engine {
-    /// What a command leaves to be done after its answer: drops records past their time, seals what
-    /// waits to be sealed, and looks at a small part of the index files for damage.
+    /// What a command leaves to be done after its answer: promotes records that deserve it and drops
+    /// those past their time, seals what waits to be sealed, and looks at a small part of the index files
+    /// for damage.
     ///
     /// # Errors
     /// [`EngineError`]; whatever the command itself did is done.
     pub fn upkeep(&self, cx: &dyn CallContext) -> Result<(), EngineError> {
-        self.store.expire(now_ms())?;
+        self.promote_if_due(cx)?;
+        self.tend_indexes(cx)
+    }
+
+    /// Seals what waits to be sealed, and looks at a small part of the index files for damage.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn tend_indexes(&self, cx: &dyn CallContext) -> Result<(), EngineError> {
         let indexes = self.indexes()?;
         // By the clock, so that one command after the other comes to all of them.
         indexes.scrub(now_ms().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16);
