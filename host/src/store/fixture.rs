@@ -55,7 +55,7 @@ impl Store {
     pub(crate) fn dump(&self) -> Dump {
         let dump = self.read(|db| {
             let mut records = db.prepare("SELECT * FROM records")?;
-            let columns: Vec<String> = records.column_names().into_iter().map(str::to_owned).collect();
+            let columns: Vec<String> = records.column_names().map(str::to_owned).collect();
             let rows = records.query_map([], |row| {
                 let values = columns.iter().enumerate().map(|(at, name)| Ok((name.clone(), row.get(at)?)));
                 Ok((row.get("id")?, values.collect::<rusqlite::Result<BTreeMap<_, _>>>()?))
