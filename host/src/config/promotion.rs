@@ -132,6 +132,20 @@ impl Memory {
             layers.assets.ttl.duration(None),
         ]
     }
+
+    /// How long records have to be in interact and in insights before they move on: no longer than half of
+    /// their life there.
+    pub fn min_ages(&self) -> [Duration; 2] {
+        let [interact, insights, _] = self.lives();
+        let promotion = &self.promotion;
+        let bounded = |seconds, life: Option<Duration>| {
+            Duration::from_secs(seconds).min(life.map_or(Duration::MAX, |life| life / 2))
+        };
+        [
+            bounded(promotion.interact_min_age_seconds, interact),
+            bounded(promotion.insights_min_age_seconds, insights),
+        ]
+    }
 }
 
 impl Promotion {
@@ -147,11 +161,6 @@ impl Promotion {
     pub fn half_lives(&self) -> [Option<Duration>; 2] {
         let [interact, insights] = self.preset.half_life();
         [self.interact_half_life.duration(Some(interact)), self.insights_half_life.duration(Some(insights))]
-    }
-
-    /// How long records have to be in interact and in insights before they move on.
-    pub fn min_ages(&self) -> [Duration; 2] {
-        [self.interact_min_age_seconds, self.insights_min_age_seconds].map(Duration::from_secs)
     }
 
     /// The score that a record of interact, and one of insights, comes near to when it is used again and
@@ -186,8 +195,7 @@ pub(super) fn unreachable(memory: &Memory, tree: &Node) -> Vec<Problem> {
     let layers = ["interact", "insights"];
     for (at, layer) in layers.into_iter().enumerate() {
         let (threshold, best) = (promotion.thresholds()[at], promotion.best_scores()[at]);
-        let [threshold_key, half_life_key, age_key] =
-            ["threshold", "half_life", "min_age_seconds"].map(|what| format!("{layer}_{what}"));
+        let [threshold_key, half_life_key] = ["threshold", "half_life"].map(|what| format!("{layer}_{what}"));
         if threshold > best - MARGIN {
             let keys = [
                 path(&[&threshold_key]),
@@ -206,16 +214,6 @@ pub(super) fn unreachable(memory: &Memory, tree: &Node) -> Vec<Problem> {
                 promotion.every_seconds,
             );
             problems.push(Problem::at(&blamed(tree, &keys), message));
-        }
-        let (life, age) = (memory.lives()[at], promotion.min_ages()[at]);
-        if let Some(life) = life.filter(|&life| age >= life) {
-            let ttl = ["memory", "layers", layer, "ttl"].map(str::to_owned).to_vec();
-            let message = format!(
-                "no record could leave {layer}: '{age_key}' ({}) must be below the {} that it lives there",
-                age.as_secs(),
-                Ttl::After(life)
-            );
-            problems.push(Problem::at(&blamed(tree, &[path(&[&age_key]), ttl, path(&["preset"])]), message));
         }
     }
     problems

@@ -47,7 +47,7 @@ impl Policy {
     pub fn new(memory: &Memory) -> Self {
         let settings = &memory.promotion;
         let (thresholds, half_lives, min_ages) =
-            (settings.thresholds(), settings.half_lives(), settings.min_ages());
+            (settings.thresholds(), settings.half_lives(), memory.min_ages());
         let steps = [0, 1].map(|at| Step {
             threshold: thresholds[at],
             half_life: half_lives[at],

@@ -94,6 +94,9 @@ fn the_presets_differ_as_documented() {
     .unwrap();
     assert_eq!(own.lives()[0], Some(Duration::from_secs(2 * 86_400)));
     assert_eq!(own.promotion.thresholds(), [0.7, 0.5]);
+    assert_eq!(own.min_ages(), [Duration::from_secs(3600), Duration::from_secs(86_400)]);
+    let short = settings(&[("layers.interact.ttl", "30m".into())]).unwrap();
+    assert_eq!(short.min_ages()[0], Duration::from_secs(900));
 }
 
 #[test]
@@ -112,13 +115,6 @@ fn settings_that_no_record_could_meet_are_refused() {
         ("promotion.weights.recency", 1.0.into()),
     ]);
     assert!(error.unwrap_err().contains("no record could leave insights"));
-    let error = refused("promotion.interact_min_age_seconds", 86_400.into());
-    assert_eq!(
-        error,
-        "command line: no record could leave interact: 'interact_min_age_seconds' (86400) must be below the 1d \
-         that it lives there"
-    );
-    assert!(refused("layers.insights.ttl", "20h".into()).contains("'insights_min_age_seconds' (86400)"));
     let none = ["recency", "frequency", "importance"]
         .map(|part| (format!("promotion.weights.{part}"), toml::Value::from(0.0)));
     let none: Vec<_> = none.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
@@ -165,7 +161,7 @@ fn climb(memory: &Memory, layer: Layer, carried: f64, similarity: Option<f32>) -
     let settings = &memory.promotion;
     let ms = |duration: Duration| duration.as_millis() as u64;
     let every = settings.every_seconds * 1000;
-    let age = ms(settings.min_ages()[layer as usize]);
+    let age = ms(memory.min_ages()[layer as usize]);
     // When it is due it is looked at in any case.
     let looked_at = memory.lives()[layer as usize].map_or(age + every, |life| ms(life).min(age + every));
     let last_access_ms = looked_at.saturating_sub(every);
