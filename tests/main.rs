@@ -23,6 +23,7 @@ mod model_pull;
 mod mortal;
 mod onnx;
 mod plugin_zoo;
+mod promote;
 mod quality;
 mod reembed;
 mod rerank;

@@ -17,6 +17,7 @@ mod memory;
 mod model;
 mod npy;
 mod plugin;
+mod promote;
 mod reembed;
 mod restore;
 mod search;
@@ -78,6 +79,7 @@ enum Command {
     Get(get::Get),
     List(list::List),
     Forget(forget::Forget),
+    Promote(promote::Promote),
     Stats(stats::Stats),
     Sync(sync::Sync),
     Embed(embed::Embed),
@@ -213,6 +215,7 @@ impl Command {
             Self::Get(get) => get.run(global, terminal),
             Self::List(list) => list.run(global, terminal),
             Self::Forget(forget) => forget.run(global, terminal),
+            Self::Promote(promote) => promote.run(global, terminal),
             Self::Stats(stats) => stats.run(global, terminal),
             Self::Sync(sync) => sync.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),

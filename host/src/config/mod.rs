@@ -9,6 +9,7 @@ mod decode;
 mod error;
 mod overrides;
 mod profile;
+mod promotion;
 mod render;
 mod resource_manager;
 mod schema;
@@ -23,6 +24,7 @@ mod values;
 pub use background::Background;
 pub use error::{ConfigError, Problem};
 pub use profile::{Profile, Profiles, Selected};
+pub use promotion::{Preset, Promotion, Weights, recency_after};
 pub use render::render_resolved;
 pub use resource_manager::ResourceManager;
 pub use schema::{
@@ -123,6 +125,7 @@ fn resolve(
     if let Some(config) = &config {
         problems.extend(config.contradictions().iter().map(|found| contradiction(found, &tree)));
         problems.extend(circles(config, &tree));
+        problems.extend(promotion::unreachable(&config.memory, &tree));
     }
     match config {
         Some(config) if problems.is_empty() => Ok(Resolved { config, file, tree }),

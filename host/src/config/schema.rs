@@ -3,10 +3,11 @@
 use super::{
     background::Background,
     profile::{Profiles, Selected, shared},
+    promotion::Promotion,
     resource_manager::ResourceManager,
     search::Search,
     sync::Sync,
-    values::{Folder, Sha256, Ttl, name, share, whole},
+    values::{Folder, Sha256, Ttl, lasting, name, share, whole},
 };
 use magray_model::GpuTuning;
 use serde::{Deserialize, Serialize};
@@ -212,9 +213,12 @@ pub struct Memory {
     /// Layer of a new record that names none.
     pub default_layer: DefaultLayer,
     /// How long a session that nobody continues is remembered.
+    #[serde(deserialize_with = "lasting")]
     pub session_idle: Ttl,
     /// The layers.
     pub layers: Layers,
+    /// What moves a record to the next layer.
+    pub promotion: Promotion,
     /// How records are found and ranked.
     pub search: Search,
     /// Vector search.
@@ -243,7 +247,7 @@ pub struct Layers {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerSettings {
-    /// How long a record lives.
+    /// How long a record lives; see [`Memory::lives`].
     pub ttl: Ttl,
     /// Candidates that an approximate index looks at in one search.
     #[serde(deserialize_with = "whole::<1, 10000, _, _>")]

@@ -156,15 +156,18 @@ const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 pub enum Ttl {
     /// For good.
     Never,
+    /// For as long as `[memory.promotion] preset` says.
+    Preset,
     /// For this long, which is more than nothing.
     After(Duration),
 }
 
 impl Ttl {
-    /// How long; `None` is for good.
-    pub fn duration(self) -> Option<Duration> {
+    /// How long, where the preset says `preset`; `None` is for good.
+    pub fn duration(self, preset: Option<Duration>) -> Option<Duration> {
         match self {
             Self::Never => None,
+            Self::Preset => preset,
             Self::After(life) => Some(life),
         }
     }
@@ -176,6 +179,7 @@ impl FromStr for Ttl {
     fn from_str(text: &str) -> Result<Self, Unfit> {
         match text {
             "never" => Ok(Self::Never),
+            "preset" => Ok(Self::Preset),
             text => match humantime::parse_duration(text) {
                 Ok(life) if life > Duration::ZERO && life <= LONGEST => Ok(Self::After(life)),
                 _ => Err(Unfit),
@@ -188,6 +192,7 @@ impl fmt::Display for Ttl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Never => f.write_str("never"),
+            Self::Preset => f.write_str("preset"),
             Self::After(life) => match (life.as_secs(), life.subsec_nanos()) {
                 // As people write them, where it is whole days or hours.
                 (secs, 0) if secs.is_multiple_of(86_400) => write!(f, "{}d", secs / 86_400),
@@ -200,8 +205,23 @@ impl fmt::Display for Ttl {
 
 impl<'de> Deserialize<'de> for Ttl {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parsed(deserializer, "a duration such as \"24h\" or \"90d\", or \"never\"")
+        parsed(deserializer, "a duration such as \"24h\" or \"90d\", \"never\" or \"preset\"")
     }
+}
+
+/// A time that no preset decides.
+pub(super) fn lasting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ttl, D::Error> {
+    struct Lasting(Ttl);
+
+    impl FromStr for Lasting {
+        type Err = Unfit;
+
+        fn from_str(text: &str) -> Result<Self, Unfit> {
+            text.parse().and_then(|ttl| if ttl == Ttl::Preset { Err(Unfit) } else { Ok(Self(ttl)) })
+        }
+    }
+
+    parsed::<Lasting, D>(deserializer, "a duration such as \"24h\", or \"never\"").map(|lasting| lasting.0)
 }
 
 impl Serialize for Ttl {
@@ -277,8 +297,11 @@ mod tests {
     fn ttl_reads_durations_and_never() {
         assert_eq!("never".parse(), Ok(Ttl::Never));
         assert_eq!("24h".parse(), Ok(Ttl::After(Duration::from_secs(86_400))));
-        assert_eq!(Ttl::Never.duration(), None);
-        assert_eq!(Ttl::After(Duration::MAX).duration(), Some(Duration::MAX));
+        assert_eq!("preset".parse(), Ok(Ttl::Preset));
+        let preset = Some(Duration::from_secs(1));
+        assert_eq!(Ttl::Never.duration(preset), None);
+        assert_eq!(Ttl::Preset.duration(preset), preset);
+        assert_eq!(Ttl::After(Duration::MAX).duration(preset), Some(Duration::MAX));
         for wrong in ["", "0s", "24", "-1h", "soon", "Never"] {
             assert_eq!(wrong.parse::<Ttl>(), Err(Unfit), "{wrong:?}");
         }

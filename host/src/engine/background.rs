@@ -45,6 +45,7 @@ impl Engine {
                 Ok(vec![("record", engine.embed_missing(cx)?)])
             }),
             ("expire", Kind::Cleanup, every.expire_seconds, Self::expire),
+            ("promote", Kind::Refine, self.setup.config.memory.promotion.every_seconds, Self::promote_all),
             ("trim", Kind::Cleanup, every.trim_seconds, Self::trim_cache),
             ("accesses", Kind::Cleanup, ACCESSES_SECONDS, |engine, _| {
                 engine.store.flush()?;

@@ -8,6 +8,7 @@ mod govern;
 mod index_files;
 mod memory;
 mod model;
+mod promote;
 mod reembed;
 mod rerank;
 mod room;
@@ -148,7 +149,7 @@ impl Engine {
         open: impl Fn(&Setup) -> Result<Arc<Store>, EngineError> + Send + Sync + 'static,
         scratch: Option<TempDir>,
     ) -> Result<Self, EngineError> {
-        let idle = setup.config.memory.session_idle.duration();
+        let idle = setup.config.memory.session_idle.duration(None);
         let setup = Arc::new(setup);
         let given = Arc::clone(&setup);
         let services = Services::builder()
@@ -274,7 +275,7 @@ impl Engine {
 
     /// When a record that is written to `layer` now expires, in milliseconds since 1970.
     pub fn expiry(&self, layer: Layer) -> Option<u64> {
-        let life = self.layer_settings(layer).ttl.duration()?;
+        let life = self.setup.config.memory.lives()[layer as usize]?;
         Some(now_ms().saturating_add(u64::try_from(life.as_millis()).unwrap_or(u64::MAX)))
     }
 

@@ -337,7 +337,7 @@ impl Engine {
     }
 
     fn rank_factor(&self, settings: &Settings) -> RankFactor {
-        let half_lives = Layer::ALL.map(|layer| self.layer_settings(layer).half_life.duration());
+        let half_lives = self.setup.config.memory.half_lives();
         let Settings { age_weight, access_weight, .. } = *settings;
         RankFactor { age_weight, access_weight, half_lives }
     }

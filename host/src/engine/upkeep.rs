@@ -15,21 +15,24 @@ const BATCH: usize = 1024;
 
 impl Engine {
     /// What a command leaves to be done after its answer, of what a process that lives long does in the
-    /// background: drops records past their time, looks at a small part of the index files for damage, and seals
-    /// what waits to be sealed.
+    /// background: promotes records that deserve it and drops those past their time, looks at a small part of the
+    /// index files for damage, and seals what waits to be sealed.
     ///
     /// # Errors
     /// [`EngineError`]; whatever the command itself did is done.
     pub fn upkeep(&self, cx: &dyn CallContext) -> Result<(), EngineError> {
-        self.expire(cx)?;
+        self.promote_if_due(cx)?;
+        self.tend_indexes(cx)
+    }
+
+    /// The part of it that is about indexes.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn tend_indexes(&self, cx: &dyn CallContext) -> Result<(), EngineError> {
         self.scrub()?;
         self.seal(cx)?;
         Ok(())
-    }
-
-    /// Drops records past their time.
-    pub(super) fn expire(&self, _: &dyn CallContext) -> Result<Counts, EngineError> {
-        Ok(vec![("record", self.store.expire(now_ms())? as u64)])
     }
 
     /// Looks at a part of an index file for damage. What is damaged is built anew by the next [`Self::seal`].

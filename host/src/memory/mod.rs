@@ -1,7 +1,8 @@
-//! What makes a memory of records and vectors: how what words and meaning found becomes one order, and which passage
-//! of a record answers.
+//! What makes a memory of records and vectors: how what words and meaning found becomes one order, which passage of a
+//! record answers, and which records are promoted.
 mod fusion;
 mod passage;
+pub mod promotion;
 mod standing;
 
 pub use fusion::{Fused, Fusion, LegScore, fuse};

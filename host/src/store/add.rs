@@ -164,7 +164,9 @@ fn refresh(db: &Connection, id: RecordId, new: &Prepared, now: u64) -> rusqlite:
              -- With NULL, which is never, max is NULL.
              expires_ms = max(expires_ms, ?4),
              kind = coalesce(?5, kind),
-             session = coalesce(?6, session)
+             session = coalesce(?6, session),
+             -- What is said again holds again.
+             superseded_by = NULL
          WHERE id = ?1",
     )?
     .execute((id, now, record.importance, record.expires_ms, kind, &record.session))?;

@@ -1,6 +1,7 @@
 //! What the tests of the store share.
 use super::{Durability, Layer, NewRecord, SpaceId, Store, StoreOptions};
-use std::{path::PathBuf, time::Duration};
+use rusqlite::types::Value;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use tempfile::TempDir;
 
 /// Does not wait for the disk.
@@ -39,4 +40,41 @@ pub(super) fn note(text: &str) -> NewRecord {
 
 pub(super) fn strings(strings: &[&str]) -> Vec<String> {
     strings.iter().map(|&string| string.to_owned()).collect()
+}
+
+/// Every row of records, tags and vectors, but for what promotion has looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Dump {
+    /// By record and column.
+    pub(crate) records: BTreeMap<i64, BTreeMap<String, Value>>,
+    tags: Vec<(i64, String)>,
+    vectors: Vec<(i64, i64, i64, Vec<u8>)>,
+}
+
+impl Store {
+    pub(crate) fn dump(&self) -> Dump {
+        let dump = self.read(|db| {
+            let mut records = db.prepare("SELECT * FROM records")?;
+            let columns: Vec<String> = records.column_names().map(str::to_owned).collect();
+            let rows = records.query_map([], |row| {
+                let values = columns.iter().enumerate().map(|(at, name)| Ok((name.clone(), row.get(at)?)));
+                Ok((row.get("id")?, values.collect::<rusqlite::Result<BTreeMap<_, _>>>()?))
+            })?;
+            let mut records: BTreeMap<_, BTreeMap<_, _>> = rows.collect::<Result<_, _>>()?;
+            records.values_mut().for_each(|record| {
+                record.remove("weighed_count");
+            });
+            let mut tags = db.prepare("SELECT record_id, tag FROM record_tags ORDER BY 1, 2")?;
+            let mut vectors =
+                db.prepare("SELECT space_id, layer, record_id, vector FROM vectors ORDER BY 1, 2, 3")?;
+            Ok(Dump {
+                records,
+                tags: tags.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?,
+                vectors: vectors
+                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+                    .collect::<Result<_, _>>()?,
+            })
+        });
+        dump.unwrap()
+    }
 }

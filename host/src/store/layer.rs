@@ -20,6 +20,15 @@ impl Layer {
     /// Every layer, from the shortest life to the longest.
     pub const ALL: [Self; 3] = [Self::Interact, Self::Insights, Self::Assets];
 
+    /// The layer that records are promoted to from here.
+    pub const fn next(self) -> Option<Self> {
+        match self {
+            Self::Interact => Some(Self::Insights),
+            Self::Insights => Some(Self::Assets),
+            Self::Assets => None,
+        }
+    }
+
     /// The name that users write.
     pub const fn name(self) -> &'static str {
         match self {

@@ -18,7 +18,7 @@ mod exclusive;
 mod export;
 mod filter;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod ids;
 mod import;
 mod keywords;
@@ -27,6 +27,7 @@ mod layer;
 mod model_test;
 mod parity;
 mod portable;
+mod promotions;
 mod record;
 mod records;
 mod schema;
@@ -58,6 +59,9 @@ pub use keywords::KeywordHit;
 pub use layer::Layer;
 pub use parity::ParityReference;
 pub use portable::{PortableRecord, PortableVector};
+pub use promotions::{
+    Candidate, CycleNote, CycleRecord, Move, Moved, PromotionRecord, Score, Skipped, Stay, Undone,
+};
 pub use record::{NewRecord, Record, RecordId, SourceRef};
 pub use sources::{NewSource, Source, SourceOutcome};
 pub use standing::Standing;

@@ -55,7 +55,7 @@ fn bad_values_say_what_is_right() {
     );
     assert_eq!(
         file_error("memory.layers.assets.ttl = 'soon'"),
-        "m.toml:1: 'ttl' must be a duration such as \"24h\" or \"90d\", or \"never\", not \"soon\""
+        "m.toml:1: 'ttl' must be a duration such as \"24h\" or \"90d\", \"never\" or \"preset\", not \"soon\""
     );
     assert_eq!(
         file_error("[plugins]\nallow = [\n  'abc',\n]"),

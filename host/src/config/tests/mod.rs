@@ -25,8 +25,8 @@ fn the_defaults_are_what_the_documentation_says() {
     assert_eq!(config.ai.embedding.selected().profile.plugin, "cpu");
     assert_eq!(config.memory.index.selected().profile.plugin, "flat");
     assert_eq!(config.memory.cache.selected().profile.plugin, "lru");
-    assert_eq!(config.memory.layers.interact.ttl, Ttl::After(Duration::from_secs(24 * 3600)));
-    assert_eq!(config.memory.layers.assets.ttl, Ttl::Never);
+    let day = Duration::from_secs(24 * 3600);
+    assert_eq!(config.memory.lives(), [Some(day), Some(90 * day), None]);
     assert_eq!(config.memory.resource_manager.scaling_cache_bytes, 8 << 30);
     assert_eq!(config.memory.cache.max_bytes(16 << 30), 1 << 30);
     assert_eq!(config.store.durability, Durability::Full);
