@@ -139,6 +139,7 @@ impl World {
             recall_target: 0.0,
             search_threads: 2,
             worker_threads: 1,
+            min_free_bytes: 0,
         };
         let options = IndexOptions {
             database: self.store.id().expect("an id"),

@@ -205,6 +205,7 @@ impl Engine {
             recall_target: config.memory.index.recall_target as f32,
             search_threads: config.plugins.thread_budget(),
             worker_threads: sync.threads,
+            min_free_bytes: config.store.min_free_bytes,
         }
     }
 

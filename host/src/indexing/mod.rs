@@ -66,6 +66,9 @@ pub struct SyncOptions {
     pub search_threads: usize,
     /// Threads that sealing in the background may keep busy.
     pub worker_threads: usize,
+    /// Bytes of the disk that stay free: a segment for which there is no room is not begun. 0 leaves that to the
+    /// disk.
+    pub min_free_bytes: u64,
 }
 
 /// Which space is indexed, with what, and where.
