@@ -137,6 +137,7 @@ impl World {
             compact_percent: 20,
             recall_target: 0.0,
             search_threads: 2,
+            min_free_bytes: 0,
         };
         let options = IndexOptions {
             database: self.store.id().expect("an id"),

@@ -32,6 +32,36 @@ def grid(**knobs):
     return [{name: str(value) for name, value in zip(knobs, values)} for values in itertools.product(*knobs.values())]
 
 
+class Numpy:
+    """Exact, by a product of matrices: what there is without an index."""
+
+    options = {}
+    filters = False
+
+    def __init__(self, space):
+        import numpy as np
+
+        self.engine = f"numpy {np.__version__}"
+        self.space, self.numpy = space, np
+
+    def build(self, base, folder):
+        self.numpy.save(f"{folder}/base.npy", base)
+
+    def open(self, folder):
+        self.base = self.numpy.load(f"{folder}/base.npy")
+        self.squares = (self.base**2).sum(1) / 2 if self.space.metric == "l2" else 0
+
+    def settings(self):
+        return [{}]
+
+    def search(self, queries, setting, allowed):
+        scores = queries @ self.base.T - self.squares
+        k = self.space.k
+        best = self.numpy.argpartition(scores, -k, axis=1)[:, -k:]
+        order = self.numpy.argsort(-self.numpy.take_along_axis(scores, best, 1), axis=1)
+        return self.numpy.take_along_axis(best, order, 1)
+
+
 class Hnswlib:
     options = {"M": 16, "ef_construction": 200}
     # Its filter calls Python for each candidate: that would measure Python.
@@ -307,6 +337,7 @@ class Turbovec:
 
 
 KINDS = {
+    "numpy": Numpy,
     "hnswlib": Hnswlib,
     "usearch": Usearch,
     "faiss-flat": FaissFlat,

@@ -135,6 +135,7 @@ fn a_write_that_would_leave_too_little_is_refused_before_it_begins() {
     refused(&["import", "a.jsonl"]);
     refused(&["backup", "other.db"]);
     refused(&["restore", "saved.db", "--force"]);
+    refused(&["index", "rebuild"]);
     refused(&["--model", "potion-base-8M-int8", "reembed"]);
     assert_eq!(json(&home.run(&["list", "--json"]).expect(0).stdout).count(), 1);
     assert!(!home.path().join("other.db").exists());

@@ -256,6 +256,7 @@ impl Engine {
             compact_percent: sync.compact_percent,
             recall_target: config.memory.index.recall_target as f32,
             search_threads: config.plugins.thread_budget(),
+            min_free_bytes: config.store.min_free_bytes,
         }
     }
 

@@ -1,4 +1,5 @@
 use super::{EngineError, Setup};
+use crate::store::free_where_short;
 use std::path::Path;
 
 /// Bytes that a record takes on disk beside text and vector.
@@ -20,16 +21,15 @@ impl Setup {
     /// [`EngineError::NoRoom`].
     pub(super) fn ensure_room(&self, dir: &Path, needed: u64, what: &str) -> Result<(), EngineError> {
         let reserve = self.config.store.min_free_bytes;
-        // A system that does not say how much there is will say when there is no more.
-        match fs4::available_space(dir) {
-            Ok(free) if reserve > 0 && needed.saturating_add(reserve) > free => Err(EngineError::NoRoom {
+        match free_where_short(dir, needed, reserve) {
+            Some(free) => Err(EngineError::NoRoom {
                 dir: dir.to_path_buf(),
                 what: what.to_owned(),
                 needed,
                 free,
                 reserve,
             }),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }

@@ -14,6 +14,13 @@ pub enum IndexError {
     Backend { backend: String, error: ApiError },
     #[error("cannot write the index {}: {error}", path.display())]
     Write { path: PathBuf, error: io::Error },
+    /// Nothing was begun; what was to be sealed is searched exactly meanwhile.
+    #[error(
+        "too little room in {}: segments of the index take about {} MiB, {} MiB are free, and {} MiB are to stay free; \
+         make room, or lower [store] min_free_bytes",
+        .dir.display(), .needed.div_ceil(1 << 20), .free >> 20, .reserve.div_ceil(1 << 20)
+    )]
+    NoRoom { dir: PathBuf, needed: u64, free: u64, reserve: u64 },
     #[error("the index cannot be read: {0}")]
     Unreadable(String),
 }

@@ -8,7 +8,7 @@ use super::{
     delta::{Block, Delta, best_first},
     error::IndexError,
     open::Opened,
-    segment::Listed,
+    segment::{Ids, Listed},
     snapshot::{self, Identity, Snapshot},
     tracker::{ChangeTracker, Due},
 };
@@ -21,6 +21,7 @@ use magray_plugin_api::{
     CallContext, ComponentKind, Error, ErrorCode, Hit, IdFilter, IndexSpec, Metric, SearchParams, VectorIndex,
 };
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -102,6 +103,8 @@ pub(super) struct Sealed {
 pub(super) struct Part {
     pub(super) listed: Listed,
     pub(super) index: Arc<dyn VectorIndex>,
+    /// Of its rows, those that do not count among them.
+    pub(super) ids: Arc<Ids>,
     /// Ids of rows that do not count any more, ascending.
     pub(super) dead: Arc<Vec<u64>>,
 }
@@ -185,8 +188,15 @@ impl LayerIndex {
             }
             found.retain(|hit| !hit.is_none());
             let is_all = found.len() < ask;
+            let (mut seen, before) = (HashSet::with_capacity(found.len()), found.len());
+            found.retain(|hit| seen.insert(hit.id) && part.ids.contains(hit.id));
+            let lies = before - found.len();
+            if lies > 0 {
+                tracing::warn!("{}: it found {lies} rows that it has not, or twice", self.describe());
+            }
             found.retain(|hit| part.dead.binary_search(&hit.id).is_err() && !delta.shadows(hit.id));
-            let most = k.saturating_add(dead).min(rows);
+            // Whatever took the place of rows, they come with more.
+            let most = if lies > 0 { rows } else { k.saturating_add(dead).min(rows) };
             if found.len() >= k || is_all || ask >= most {
                 found.truncate(k);
                 return Ok(found);
@@ -336,7 +346,7 @@ fn in_parallel(
     threads: usize,
     search: impl Fn(&Part) -> Result<Vec<Hit>, IndexError> + Sync,
 ) -> Result<Vec<Hit>, IndexError> {
-    let rows: u64 = parts.iter().map(|part| part.listed.rows).sum();
+    let rows = parts.iter().map(|part| part.listed.rows).fold(0, u64::saturating_add);
     let threads = usize::try_from(rows / THREAD_ROWS).unwrap_or(usize::MAX).min(threads).min(parts.len());
     let next = AtomicUsize::new(0);
     let work = || {

@@ -62,6 +62,9 @@ pub struct SyncOptions {
     pub recall_target: f32,
     /// Threads that a search may keep busy.
     pub search_threads: usize,
+    /// Bytes of the disk that stay free: a segment for which there is no room is not begun. 0 leaves that to the
+    /// disk.
+    pub min_free_bytes: u64,
 }
 
 /// Which space is indexed, with what, and where.

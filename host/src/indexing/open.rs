@@ -4,7 +4,7 @@ use super::{
     delta::{Block, Delta},
     error::{IndexError, Unusable},
     layer::{LayerIndex, LayerSettings, Part, Sealed, State},
-    segment::{self, Care, Listed},
+    segment::{self, Care, Ids, Listed},
     snapshot::{self, Snapshot},
 };
 use crate::{
@@ -131,7 +131,8 @@ impl LayerIndex {
         let dead = Arc::new(snapshot::read_tombstones(dir, listed.tombstones.as_deref())?);
         let open = before.and_then(|sealed| sealed.parts.iter().find(|part| part.listed.name == listed.name));
         if let Some(part) = open {
-            return Ok(Part { listed: listed.clone(), index: Arc::clone(&part.index), dead });
+            let (index, ids) = (Arc::clone(&part.index), Arc::clone(&part.ids));
+            return Ok(Part { listed: listed.clone(), index, ids, dead });
         }
         segment::check(cx, dir, listed, Care::Trust)?;
         let path = listed.path(dir);
@@ -149,7 +150,8 @@ impl LayerIndex {
         if held != listed.rows {
             return Err(Unusable::Damaged(format!("it holds {held} of {} rows", listed.rows)));
         }
-        Ok(Part { listed: listed.clone(), index: Arc::from(index), dead })
+        let ids = Arc::new(Ids::open(dir, listed)?);
+        Ok(Part { listed: listed.clone(), index: Arc::from(index), ids, dead })
     }
 
     pub(super) fn set_aside(&self, path: &Path, why: &str) {
@@ -166,14 +168,8 @@ impl LayerIndex {
 
     /// Every vector that the segments should hold and do not.
     fn missing(&self, cx: &dyn CallContext, sealed: &Sealed) -> Result<Delta, IndexError> {
-        let mut held = HashSet::new();
-        for part in &sealed.parts {
-            match segment::Ids::open(&self.settings.dir, &part.listed) {
-                Ok(ids) => held.extend(ids.iter().filter(|id| part.dead.binary_search(id).is_err())),
-                // Then all of it stands in the delta too, which comes first.
-                Err(error) => tracing::debug!("{}: {error}", self.describe()),
-            }
-        }
+        let live = |part: &Part| part.ids.iter().filter(|id| part.dead.binary_search(id).is_err()).collect();
+        let held: HashSet<u64> = sealed.parts.iter().flat_map::<Vec<u64>, _>(live).collect();
         let (mut ids, _) = self.store.vector_ids(self.settings.space, self.settings.layer)?;
         ids.retain(|id| !held.contains(id));
         self.fill(cx, &ids, sealed.covered_seq)

@@ -226,7 +226,7 @@ impl Ids {
         let expected = expected.ok_or_else(|| changed(&path.join(MANIFEST)))?;
         let (file, metadata) = open(&path, &file_path)?;
         let unreadable = |error: io::Error| unreadable(&file_path, &error);
-        if metadata.len() != expected.len || expected.len != 8 * listed.rows {
+        if metadata.len() != expected.len || Some(expected.len) != listed.rows.checked_mul(8) {
             return Err(changed(&file_path));
         }
         if !Verified::read(&path, &listed.manifest).covers(IDS, &metadata)
@@ -265,7 +265,13 @@ fn read_manifest(path: &Path, listed: &Listed) -> Result<Manifest, Unusable> {
     if digest(&json) != listed.manifest {
         return Err(changed(&file_path));
     }
-    serde_json::from_slice(&json).map_err(|_| changed(&file_path))
+    let manifest: Manifest = serde_json::from_slice(&json).map_err(|_| changed(&file_path))?;
+    let is_sound = |file: &FileDigest| {
+        // A name and no path, and a digest for each part.
+        Path::new(&file.name).file_name() == Some(file.name.as_ref())
+            && file.chunks.len() as u64 == file.len.div_ceil(CHUNK)
+    };
+    if manifest.files.iter().all(is_sound) { Ok(manifest) } else { Err(changed(&file_path)) }
 }
 
 fn open(segment: &Path, path: &Path) -> Result<(File, fs::Metadata), Unusable> {

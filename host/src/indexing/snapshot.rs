@@ -63,15 +63,20 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     pub(super) fn live(&self) -> u64 {
-        self.segments.iter().map(Listed::live).sum()
+        self.sum(Listed::live)
     }
 
     pub(super) fn dead(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.dead).sum()
+        self.sum(|segment| segment.dead)
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.bytes + 8 * segment.dead).sum()
+        self.sum(|segment| segment.bytes.saturating_add(segment.dead.saturating_mul(8)))
+    }
+
+    /// What a file says may be anything.
+    fn sum(&self, of: impl Fn(&Listed) -> u64) -> u64 {
+        self.segments.iter().map(of).fold(0, u64::saturating_add)
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     segment::{self, Ids, Listed},
     snapshot::{self, Identity, Snapshot},
 };
-use crate::store::{Layer, StoreError};
+use crate::store::{Layer, StoreError, free_where_short};
 use half::slice::HalfFloatSliceExt;
 use magray_plugin_api::{CallContext, Error, ErrorCode};
 use std::{
@@ -23,6 +23,9 @@ use std::{
 
 /// Changes that the log keeps for a backend that falls behind.
 const MAX_LAG: u64 = 100_000;
+
+/// Bytes that a row of a first segment takes beside its numbers.
+const FIRST_ROW_BYTES: u64 = 256;
 
 /// How much is brought up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,6 +357,7 @@ impl<'a> Run<'a> {
     /// Writes segments of these vectors, of those that are still there.
     fn build(&mut self, ids: &[u64]) -> Result<(), IndexError> {
         let most = usize::try_from(self.index.settings.sync.partition_max).unwrap_or(usize::MAX);
+        self.ensure_room(ids.len() as u64)?;
         self.total += ids.len() as u64;
         for ids in ids.chunks(most) {
             self.cx.check().map_err(|error| self.index.failed(error))?;
@@ -362,6 +366,20 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Begins no segments that would leave too little of the disk free.
+    fn ensure_room(&self, rows: u64) -> Result<(), IndexError> {
+        let LayerSettings { dir, dim, sync, .. } = &self.index.settings;
+        // As large as those that are there are, and the first as large as the numbers with links beside them.
+        let known = self.held.iter().map(|held| held.listed.bytes / held.listed.rows.max(1)).max();
+        let needed = rows.saturating_mul(known.unwrap_or(4 * *dim as u64 + FIRST_ROW_BYTES));
+        match free_where_short(dir, needed, sync.min_free_bytes) {
+            Some(free) => {
+                Err(IndexError::NoRoom { dir: dir.clone(), needed, free, reserve: sync.min_free_bytes })
+            }
+            None => Ok(()),
+        }
     }
 
     fn build_one(&mut self, ids: &[u64]) -> Result<Option<Held>, IndexError> {

@@ -30,6 +30,7 @@ mod portable;
 mod promotions;
 mod record;
 mod records;
+mod room;
 mod schema;
 mod sources;
 mod standing;
@@ -63,6 +64,7 @@ pub use promotions::{
     Candidate, CycleNote, CycleRecord, Move, Moved, PromotionRecord, Score, Skipped, Stay, Undone,
 };
 pub use record::{NewRecord, Record, RecordId, SourceRef};
+pub(crate) use room::free_where_short;
 pub use sources::{NewSource, Source, SourceOutcome};
 pub use standing::Standing;
 pub use stats::{LayerStats, StoreStats};

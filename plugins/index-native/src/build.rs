@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const AUTO_FLAT: usize = 300_000;
 /// From there on it walks a graph, but for vectors narrower than this. Measured: of 1,000,000 x 768 a graph does
 /// 1.9 times as many queries as lists at a recall of .95, for 2.7 times the work of building it; of 400,000 x 50
-/// 1.2 times as many at .95 and fewer at .98, for nine times the work.
+/// .97 times as many at .95 and fewer from there on, for twelve times the work.
 const AUTO_GRAPH_DIM: usize = 128;
 
 /// Vectors narrower than this are scanned by codes of eight bits, for one bit a dimension says little.

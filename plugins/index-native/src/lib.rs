@@ -5,7 +5,7 @@
 //! |---|---|
 //! | the file, which is also how a sealed index lies in memory | `container` |
 //! | codes of one bit a dimension, and scanning them | `rabitq`, `rotation` |
-//! | codes of eight bits, by which the best are scored again | `int8` |
+//! | codes of eight bits, by which the best are scored again, and narrow vectors scanned | `int8` |
 //! | lists by the nearest centroid | `ivf` |
 //! | a graph of near rows | `graph` |
 //! | making all of that | `build` |

@@ -81,7 +81,7 @@ fn finds_the_nearest_by_its_codes() {
     for (dim, n) in [(30, 3000), (100, 3000), (384, 4000)] {
         for metric in METRICS {
             let spec = IndexSpec { dim, metric };
-            let mut vectors = points(1, n + 20, dim);
+            let mut vectors = points(1, n + 40, dim);
             vectors[3] = 30.0;
             let (stored, queries) = vectors.split_at(n * dim);
             let ids: Vec<u64> = (0..n as u64).map(|id| id * 7 % n as u64 + (1 << 40)).collect();

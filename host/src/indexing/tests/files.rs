@@ -26,6 +26,43 @@ fn opening_hashes_nothing_that_was_hashed_before() {
     assert_eq!(hashed(segment::Care::Trust), listed[0].bytes);
 }
 
+/// Whoever can write a manifest can write its digest too: whatever it says, nothing overflows and nothing outside of
+/// the segment is read.
+#[test]
+fn a_forged_manifest_is_damage() {
+    let mut world = World::new("flat", small());
+    world.add(50);
+    world.sync(Extent::All);
+    let listed = snapshot::newest(&world.dir()).unwrap().segments.remove(0);
+    let path = listed.path(&world.dir()).join(segment::MANIFEST);
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let forge = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut manifest = manifest.clone();
+        for file in manifest["files"].as_array_mut().unwrap() {
+            change(file);
+        }
+        let json = serde_json::to_vec(&manifest).unwrap();
+        fs::write(&path, &json).unwrap();
+        segment::Listed { manifest: segment::digest(&json), ..listed.clone() }
+    };
+    let digests = |count: usize| serde_json::json!(vec!["00"; count]);
+    for change in [
+        &(|file: &mut serde_json::Value| file["chunks"] = digests(0)) as &dyn Fn(&mut serde_json::Value),
+        &|file| file["chunks"] = digests(3),
+        &|file| file["len"] = u64::MAX.into(),
+        &|file| file["name"] = "../../lock".into(),
+    ] {
+        let forged = forge(change);
+        assert!(segment::check(&Cx::free(), &world.dir(), &forged, segment::Care::Hash).is_err());
+        assert!((0..4).all(|pick| segment::scrub(&world.dir(), &forged, pick).is_err()));
+        assert!(segment::Ids::open(&world.dir(), &forged).is_err());
+    }
+    let forged = segment::Listed { rows: u64::MAX / 4, dead: u64::MAX, bytes: u64::MAX, ..forge(&|_| {}) };
+    assert!(segment::Ids::open(&world.dir(), &forged).is_err());
+    let snapshot = Snapshot { segments: vec![forged; 2], ..Snapshot::default() };
+    assert_eq!((snapshot.dead(), snapshot.bytes()), (u64::MAX, u64::MAX));
+}
+
 #[test]
 fn damage_to_any_file_of_an_index_costs_no_record() {
     let mut world = World::new("flat", small());

@@ -1,5 +1,6 @@
 //! Indexes against the store: whatever is done to both, a search finds what is stored.
 mod files;
+mod liar;
 mod memory;
 mod model;
 mod recall;
@@ -42,6 +43,7 @@ fn small() -> SyncOptions {
         compact_percent: 20,
         recall_target: 0.95,
         search_threads: 2,
+        min_free_bytes: 0,
     }
 }
 
@@ -72,7 +74,7 @@ impl World {
         let space = store.space([7; 32], "test", DIM).unwrap();
         let options =
             PluginOptions { data_dir: folder.path().into(), threads: 2, ..PluginOptions::default() };
-        let linked = &[&magray_index_flat::PLUGIN, &magray_index_hnsw::PLUGIN];
+        let linked = &[&magray_index_flat::PLUGIN, &magray_index_hnsw::PLUGIN, &liar::PLUGIN];
         let plugins = Arc::new(Plugins::discover(options, linked));
         let indexes = Self::indexes(&folder, &store, &plugins, space, backend, &sync);
         Self { folder, store, plugins, indexes, space, backend, sync, model: BTreeMap::new(), texts: 0 }

@@ -45,6 +45,28 @@ fn churn_leaves_at_most_twice_what_lives_on_disk() {
 }
 
 #[test]
+fn nothing_is_sealed_where_there_is_no_room() {
+    let mut world = World::new("flat", SyncOptions { min_free_bytes: 1 << 60, ..small() });
+    world.add(100);
+    for extent in [DUE, Extent::All, Extent::Rebuild] {
+        let error = world.indexes.sync(&Cx::free(), Some(LAYER), extent).unwrap_err();
+        assert!(error.to_string().contains("too little room"), "{error}");
+    }
+    assert_eq!(bytes_below(&world.dir()), 0);
+    world.check();
+    assert_eq!(world.stats().tail, 100);
+    // What was sealed before answers too.
+    world.sync.min_free_bytes = 0;
+    world.reopen();
+    world.sync(Extent::All);
+    world.sync.min_free_bytes = 1 << 60;
+    world.reopen();
+    world.add(30);
+    world.indexes.sync(&Cx::free(), Some(LAYER), Extent::All).unwrap_err();
+    world.check();
+}
+
+#[test]
 fn sealing_writes_as_much_as_has_changed() {
     let sync =
         SyncOptions { seal_after: 1, batch_size: 10, merge_factor: 8, partition_max: 100_000, ..small() };

@@ -2,7 +2,7 @@
 
 use super::{
     HEADER, MAX_DEGREE, MAX_ROWS,
-    partition::candidates,
+    partition::{candidates, order},
     prune::{Near, Pruner},
 };
 use crate::{
@@ -213,6 +213,20 @@ pub(super) struct Work<'a> {
 impl Work<'_> {
     /// The neighbours of each of `rows` among them, `[m, degree]`: places in `rows`.
     fn layer(&self, rows: &[u32]) -> Result<Vec<u32>> {
+        let degree = self.params.degree;
+        let order = order(self, rows)?;
+        let ordered: Vec<u32> = order.iter().map(|&place| rows[place as usize]).collect();
+        let found = self.neighbors(&ordered)?;
+        let mut neighbors = vec![0; found.len()];
+        for (&place, found) in order.iter().zip(found.chunks_exact(degree)) {
+            let own = &mut neighbors[place as usize * degree..][..degree];
+            own.iter_mut().zip(found).for_each(|(own, &other)| *own = order[other as usize]);
+        }
+        Ok(neighbors)
+    }
+
+    /// The same, whatever the order of the rows.
+    fn neighbors(&self, rows: &[u32]) -> Result<Vec<u32>> {
         let degree = self.params.degree;
         let own = |place: usize| std::iter::repeat_n(place as u32, degree);
         let mut forward: Vec<u32> = (0..rows.len()).flat_map(own).collect();

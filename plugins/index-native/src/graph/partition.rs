@@ -46,29 +46,59 @@ pub(super) fn candidates(work: &Work<'_>, rows: &[u32]) -> Result<Vec<AtomicU64>
             tasks,
             || Room::new(work.space, params.nearest),
             |room, (number, part)| {
-                let mut stack = vec![part];
-                let mut seed = mix(seed ^ number as u64);
-                while let Some(part) = stack.pop() {
-                    if part.len() > params.leaf {
-                        let leaders = leaders(rows, &part, params.leaf, &mut seed);
-                        let mut to = vec![0; part.len()];
-                        room.assign(rows, &part, &leaders, &mut to);
-                        stack.extend(group(&part, &to, leaders.len()));
-                        continue;
-                    }
-                    room.compare(rows, &part, |place, near| {
+                carve(room, rows, part, params.leaf, mix(seed ^ number as u64), |room, leaf| {
+                    room.compare(rows, leaf, |place, near| {
                         let out = &found[place as usize * per_row + pass * params.nearest..];
                         for (out, near) in out.iter().zip(near) {
                             out.store(near.bits(), Ordering::Relaxed);
                         }
                     });
-                    work.done(part.len())?;
-                }
-                Ok(())
+                    work.done(leaf.len())
+                })
             },
         )?;
     }
     Ok(found)
+}
+
+/// All places, near ones one after the other: who works on the rows in this order finds most of what a row is compared
+/// with in the cache, for the row before was compared with it too.
+pub(super) fn order(work: &Work<'_>, rows: &[u32]) -> Result<Vec<u32>> {
+    let seed = mix(work.params.seed);
+    let parts = first_cut(work, rows, seed)?.into_iter().enumerate().collect();
+    let ordered = parallel::map(work.threads, parts, |(number, part): (usize, Vec<u32>)| {
+        let mut order = Vec::with_capacity(part.len());
+        let mut room = Room::new(work.space, 1);
+        carve(&mut room, rows, part, work.params.leaf / 4, mix(seed ^ number as u64), |_, leaf| {
+            order.extend(leaf);
+            Ok(())
+        })?;
+        Ok(order)
+    })?;
+    Ok(ordered.concat())
+}
+
+/// Cuts a part until no part of it has more rows than `most`.
+fn carve<'a>(
+    room: &mut Room<'a>,
+    rows: &[u32],
+    part: Vec<u32>,
+    most: usize,
+    mut seed: u64,
+    mut leaf: impl FnMut(&mut Room<'a>, &[u32]) -> Result<()>,
+) -> Result<()> {
+    let mut stack = vec![part];
+    while let Some(part) = stack.pop() {
+        if part.len() <= most {
+            leaf(room, &part)?;
+            continue;
+        }
+        let leaders = leaders(rows, &part, most, &mut seed);
+        let mut to = vec![0; part.len()];
+        room.assign(rows, &part, &leaders, &mut to);
+        stack.extend(group(&part, &to, leaders.len()));
+    }
+    Ok(())
 }
 
 /// All places cut once, by all threads.
