@@ -1,14 +1,17 @@
 //! What `magray bench` measures: how right the vectors of an embedding backend are, on data with published
-//! figures, and how fast they come; how fast indexes are, and how much of what is near they find.
+//! figures, and how fast they come; how fast indexes are, and how much of what is near they find; and all of it
+//! together, with what caches do.
 //!
 //! Backends are called directly, without cache and fallback, so a figure belongs to the backend that it names.
 mod batches;
 mod data;
 mod index;
 mod machine;
+mod matrix;
 mod metrics;
 mod npy;
 mod quality;
+mod replay;
 mod texts;
 mod throughput;
 mod worker;
@@ -16,14 +19,21 @@ mod worker;
 pub use batches::{BatchRate, BatchRates, BatchRequest, measure_batches};
 pub use data::{DataSets, Limit};
 pub use index::{
-    At, Build, Curve, Filtered, IndexBackend, IndexFigures, IndexReply, IndexRequest, IndexTask, Point,
-    Searched, Setting, Speed, Sweep, VectorSet, measure_index, metric_named, serve_index,
+    At, Build, Curve, Filtered, Histogram, IndexBackend, IndexFigures, IndexReply, IndexRequest, IndexTask,
+    Judged, Point, Searched, Setting, Speed, Sweep, VectorSet, measure_index, metric_named, serve_index,
 };
-pub use machine::Machine;
+pub use machine::{Conditions, Machine};
+pub use matrix::{
+    CacheFigures, Constraints, EmbedFigures, Fault, Figure, IndexSummary, Matrix, MatrixRequest, MatrixSet,
+    Names, Objective, OwnRecord, PointSummary, Recommendation, Row, Step, html, measure_matrix, recommend,
+    with_model,
+};
+pub use metrics::Ranking;
 pub use quality::{Measurement, Quality, QualityData, measure_quality};
+pub use replay::{Replay, ReplayReply, Replayed, serve_replay};
 pub use texts::BenchTexts;
 pub use throughput::{Contestant, Latency, Ran, Rate, Throughput, ThroughputRequest, measure_throughput};
-pub use worker::{Ready, Reply, Request, serve};
+pub use worker::{Held, Ready, Reply, Request, serve};
 
 use crate::{engine::Setup, plugins::PluginError, plugins::Plugins};
 use magray_plugin_api::{CallContext, Embedder, Error as ApiError, ErrorCode, Role};

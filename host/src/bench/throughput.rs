@@ -5,7 +5,7 @@ use super::{
     worker::{Ready, Request, Worker, pin},
 };
 use magray_plugin_api::CallContext;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
     ffi::OsString,
@@ -108,7 +108,7 @@ pub struct Latency {
 }
 
 /// What a contestant ran.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Ran {
     pub model: String,
@@ -135,7 +135,7 @@ impl ThroughputRequest {
 /// A query as people type it.
 const QUERY: &str = "what happens when a plugin crashes";
 /// Calls before those that are timed.
-const WARM_UP: usize = 20;
+pub(super) const WARM_UP: usize = 20;
 /// One-shot searches of which the median is taken.
 const SEARCHES: usize = 9;
 

@@ -14,7 +14,6 @@ mod import;
 mod index;
 mod list;
 mod model;
-mod npy;
 mod plugin;
 mod reembed;
 mod restore;

@@ -1,7 +1,7 @@
 //! The cache of vectors: a level in memory and, where there is one, a level on disk. The policy
 //! plugin decides what goes from memory; the values are here.
 use crate::store::{CacheCounts, CacheKey, CacheSpace, DiskCache};
-use magray_plugin_api::{EmbedderInfo, Error, ErrorCode, Result, Role, host::ContainedPolicy};
+use magray_plugin_api::{EmbedderInfo, Error, ErrorCode, MemoryUse, Result, Role, host::ContainedPolicy};
 use std::{
     collections::HashMap,
     sync::{
@@ -131,6 +131,11 @@ impl EmbeddingCache {
         MemoryCacheStats { entries: held.entries.len() as u64, bytes: held.bytes, counts: held.counts }
     }
 
+    /// What the policy says that its own books take; nothing where it failed.
+    pub fn policy_memory(&self) -> MemoryUse {
+        self.held().policy.as_ref().map(ContainedPolicy::memory_use).unwrap_or_default()
+    }
+
     /// The level on disk.
     pub fn disk(&self) -> Option<&DiskCache> {
         self.disk.as_ref().map(|disk| &disk.cache)
@@ -145,7 +150,7 @@ impl EmbeddingCache {
     }
 
     /// Copies the vector of `key` into `out`, where a level holds it.
-    pub(super) fn get(&self, key: &CacheKey, out: &mut [f32]) -> bool {
+    pub(crate) fn get(&self, key: &CacheKey, out: &mut [f32]) -> bool {
         if self.held().get(key, out, self.now_ms()) {
             return true;
         }
@@ -158,7 +163,7 @@ impl EmbeddingCache {
     }
 
     /// Holds `vector` under `key`, dropping what the policy names to make room.
-    pub(super) fn insert(&self, key: &CacheKey, vector: &[f32]) {
+    pub(crate) fn insert(&self, key: &CacheKey, vector: &[f32]) {
         self.hold(key, vector, u64::MAX);
         if let Some(Disk { cache, space: Some(space), .. }) =
             self.disk.as_ref().filter(|disk| disk.is_worth_it())

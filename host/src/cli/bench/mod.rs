@@ -1,6 +1,7 @@
 //! `magray bench`.
 mod embed;
 mod index;
+mod matrix;
 mod quality;
 
 use super::{
@@ -12,14 +13,16 @@ use super::{
 };
 use crate::{
     bench::{Contestant, Machine},
-    engine::Setup,
+    engine::{Setup, now_ms},
 };
 use clap::{Args, Subcommand};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     env,
     ffi::OsString,
     io::{self, BufRead as _},
+    num::NonZero,
+    thread,
 };
 
 /// Measure embedding and index backends on data of your own or of others
@@ -28,10 +31,13 @@ pub(super) enum Bench {
     Quality(quality::QualityCommand),
     Embed(embed::EmbedCommand),
     Index(index::IndexCommand),
+    Matrix(matrix::MatrixCommand),
     #[command(hide = true)]
     Worker(embed::WorkerCommand),
     #[command(hide = true)]
     IndexWorker(index::WorkerCommand),
+    #[command(hide = true)]
+    CacheWorker(matrix::CacheWorkerCommand),
 }
 
 impl Bench {
@@ -41,8 +47,10 @@ impl Bench {
             Self::Quality(quality) => quality.run(global, terminal),
             Self::Embed(embed) => embed.run(global, terminal),
             Self::Index(index) => index.run(global, terminal),
+            Self::Matrix(matrix) => matrix.run(global, terminal),
             Self::Worker(worker) => worker.run(global, terminal),
             Self::IndexWorker(worker) => worker.run(global, terminal),
+            Self::CacheWorker(worker) => worker.run(global, terminal),
         }
     }
 }
@@ -110,6 +118,36 @@ fn receive<R: DeserializeOwned>() -> impl FnMut() -> Result<Option<R>, Failure> 
         };
         line.map(parse).transpose()
     }
+}
+
+/// What was measured, and where, when and how, as JSON.
+#[derive(Serialize)]
+struct ReportJson<'a, T> {
+    machine: &'a Machine,
+    date: String,
+    command: Vec<String>,
+    version: &'static str,
+    #[serde(flatten)]
+    measured: T,
+}
+
+impl<'a, T: Serialize> ReportJson<'a, T> {
+    fn new(machine: &'a Machine, measured: T) -> Self {
+        let (date, command) = (view::time(now_ms()), env::args().collect());
+        Self { machine, date, command, version: env!("CARGO_PKG_VERSION"), measured }
+    }
+}
+
+/// Says so where there are more threads than cores.
+fn warn_of_threads(terminal: &Terminal, threads: &[usize]) {
+    let cores = cores();
+    if let Some(threads) = threads.iter().find(|&&threads| threads > cores) {
+        terminal.warn(&format!("{threads} threads share {}", view::counted(cores as u64, "core")));
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn print_machine(terminal: &Terminal, machine: &Machine) -> Result<(), Failure> {
