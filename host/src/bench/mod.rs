@@ -15,6 +15,7 @@ mod replay;
 mod texts;
 mod throughput;
 mod worker;
+mod workload;
 
 pub use batches::{BatchRate, BatchRates, BatchRequest, measure_batches};
 pub use data::{DataSets, Limit};
@@ -32,10 +33,19 @@ pub use metrics::Ranking;
 pub use quality::{Measurement, Quality, QualityData, measure_quality};
 pub use replay::{Replay, ReplayReply, Replayed, serve_replay};
 pub use texts::BenchTexts;
-pub use throughput::{Contestant, Latency, Ran, Rate, Throughput, ThroughputRequest, measure_throughput};
+pub use throughput::{
+    Contestant, Latency, Ran, Rate, Throughput, ThroughputRequest, link_models, measure_throughput,
+};
 pub use worker::{Held, Ready, Reply, Request, serve};
+pub use workload::{
+    Inserts, MemoryTrend, Operations, Quantiles, Sample, Searches, Sla, Verdict, Workload, WorkloadRequest,
+    measure_searches, run_workload,
+};
 
-use crate::{engine::Setup, plugins::PluginError, plugins::Plugins};
+use crate::{
+    engine::{EngineError, Setup},
+    plugins::{PluginError, Plugins},
+};
 use magray_plugin_api::{CallContext, Embedder, Error as ApiError, ErrorCode, Role};
 use std::path::PathBuf;
 
@@ -53,8 +63,19 @@ pub enum BenchError {
     Broken { backend: String, fault: String },
     #[error("{name}: {fault}")]
     Worker { name: String, fault: String },
+    #[error(transparent)]
+    Engine(EngineError),
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<EngineError> for BenchError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Interrupted => Self::Interrupted,
+            error => Self::Engine(error),
+        }
+    }
 }
 
 impl BenchError {

@@ -93,6 +93,16 @@ impl MatrixSet {
         Ok(Self { name: "own records".into(), origin, documents, questions })
     }
 
+    /// The texts that are searched.
+    pub fn texts(self) -> Vec<String> {
+        self.documents.into_iter().map(|document| document.text).collect()
+    }
+
+    /// The questions.
+    pub fn questions(&self) -> impl Iterator<Item = &str> {
+        self.questions.iter().map(|question| question.text.as_str())
+    }
+
     /// Documents and questions.
     pub fn counts(&self) -> (usize, usize) {
         (self.documents.len(), self.questions.len())

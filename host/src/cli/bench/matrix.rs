@@ -269,18 +269,10 @@ impl MatrixCommand {
 
     fn set(&self, global: &Global, terminal: &Terminal, setup: &Setup) -> Result<MatrixSet, Failure> {
         let limit = self.limit.map(|limit| limit as usize);
-        if let Some(dir) = &self.data {
-            return Ok(MatrixSet::from_data(dir, limit)?);
+        match &self.data {
+            Some(dir) => Ok(MatrixSet::from_data(dir, limit)?),
+            None => own_records(global, terminal, setup, limit),
         }
-        let mut records = Vec::new();
-        if let Some(engine) = open_to_read(global, terminal)? {
-            engine.store().export(&Filter::default(), None, &mut |_, record| {
-                let id = record.id.unwrap_or_default();
-                records.push(OwnRecord { id, title: record.title, text: record.text });
-                ControlFlow::Continue(())
-            })?;
-        }
-        Ok(MatrixSet::from_records(&setup.data_dir, records, limit)?)
     }
 
     /// A backend with its model, as a process.
@@ -294,6 +286,24 @@ impl MatrixCommand {
         let contestant = embed::own(global, setup, &env, profile.to_owned())?;
         Ok(Contestant { name, ..contestant })
     }
+}
+
+/// The records of the data folder, with questions that ask for them.
+pub(super) fn own_records(
+    global: &Global,
+    terminal: &Terminal,
+    setup: &Setup,
+    limit: Option<usize>,
+) -> Result<MatrixSet, Failure> {
+    let mut records = Vec::new();
+    if let Some(engine) = open_to_read(global, terminal)? {
+        engine.store().export(&Filter::default(), None, &mut |_, record| {
+            let id = record.id.unwrap_or_default();
+            records.push(OwnRecord { id, title: record.title, text: record.text });
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(MatrixSet::from_records(&setup.data_dir, records, limit)?)
 }
 
 /// A cache policy of ours, as a process.

@@ -3,6 +3,8 @@ mod embed;
 mod index;
 mod matrix;
 mod quality;
+mod search;
+mod workload;
 
 use super::{
     Failure, Outcome,
@@ -25,13 +27,16 @@ use std::{
     thread,
 };
 
-/// Measure embedding and index backends on data of your own or of others
+/// Measure backends, indexes, caches and the whole system, on data of your own or of others
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
     Quality(quality::QualityCommand),
     Embed(embed::EmbedCommand),
     Index(index::IndexCommand),
     Matrix(matrix::MatrixCommand),
+    Search(search::SearchCommand),
+    Workload(workload::WorkloadCommand),
+    Soak(workload::SoakCommand),
     #[command(hide = true)]
     Worker(embed::WorkerCommand),
     #[command(hide = true)]
@@ -48,6 +53,9 @@ impl Bench {
             Self::Embed(embed) => embed.run(global, terminal),
             Self::Index(index) => index.run(global, terminal),
             Self::Matrix(matrix) => matrix.run(global, terminal),
+            Self::Search(search) => search.run(global, terminal),
+            Self::Workload(workload) => workload.run(global, terminal),
+            Self::Soak(soak) => soak.run(global, terminal),
             Self::Worker(worker) => worker.run(global, terminal),
             Self::IndexWorker(worker) => worker.run(global, terminal),
             Self::CacheWorker(worker) => worker.run(global, terminal),
