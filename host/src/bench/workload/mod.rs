@@ -137,6 +137,8 @@ impl From<&Histogram<u64>> for Quantiles {
 
 /// Records stored in one call before the load.
 const FILLING: usize = 500;
+/// After the end, by share of the time, what has not begun is given up, and has failed.
+const OVERTIME: f64 = 0.25;
 /// Words of a query.
 const QUERY_WORDS: usize = 8;
 
@@ -290,7 +292,9 @@ impl<'a> Load<'a> {
                 return tally;
             }
             let query = &self.queries[self.rank(n)];
-            tally.time(due >= self.request.warm_up, start + due, 1, || self.ask(cx, engine, query));
+            tally.time(due >= self.request.warm_up, start + due, 1, || {
+                self.in_time(start).and_then(|()| self.ask(cx, engine, query))
+            });
         }
     }
 
@@ -303,8 +307,19 @@ impl<'a> Load<'a> {
                 return tally;
             }
             let counts = due >= self.request.warm_up;
-            tally.time(counts, start + due, batch, || self.add(cx, engine, batch).map(|()| false));
+            tally.time(counts, start + due, batch, || {
+                self.in_time(start).and_then(|()| self.add(cx, engine, batch)).map(|()| false)
+            });
         }
+    }
+
+    /// An error where the system is so far behind that the load would never end.
+    fn in_time(&self, start: Instant) -> Result<(), BenchError> {
+        if start.elapsed() <= self.end().mul_f64(1.0 + OVERTIME) {
+            return Ok(());
+        }
+        let fault = "it was given up long after it was due: the system does not keep up".to_owned();
+        Err(BenchError::Worker { name: "the load".into(), fault })
     }
 
     /// Of the n-th query, by Zipf's law; the same in every run.
