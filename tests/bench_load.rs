@@ -105,5 +105,5 @@ fn without_texts_there_is_no_load() {
     let home = Home::new();
     home.run(&["bench", "workload"]).expect(2).says(&["no record is long enough"]);
     home.run(&["bench", "search"]).expect(2);
-    home.run(&["bench", "workload", "--searches", "-1"]).expect(2).says(&["--searches"]);
+    home.run(&["bench", "workload", "--searches=-1"]).expect(2).says(&["--searches"]);
 }

@@ -99,7 +99,7 @@ fn every_combination_is_measured_and_an_interrupted_matrix_goes_on() {
     let [point] = list(flat, "points") else { panic!("{flat}") };
     assert_eq!(number(point, "recall"), 1.0);
     assert!((number(point, "ndcg_10") - exact).abs() < 1e-6, "{point} {exact}");
-    assert_eq!(list(graph, "points").len(), 2);
+    assert!(!list(graph, "points").is_empty(), "{graph}");
     for index in [flat, graph] {
         assert!(number(index, "disk_bytes") >= 72.0 * 256.0 * 4.0 / 4.0, "{index}");
         assert!(number(&index["held"], "resident") + number(&index["held"], "mapped") > 0.0, "{index}");

@@ -43,7 +43,8 @@ impl MatrixSet {
     }
 
     /// The user's own records, with questions whose answer is known: a title that one record alone has asks for its
-    /// text; else one sentence of a text asks for the rest of it (the inverse cloze task of Lee et al., ACL 2019).
+    /// text; else one sentence of a text, or half of a single one, asks for the rest of it (the inverse cloze task of
+    /// Lee et al., ACL 2019).
     /// At most `limit` questions, evenly drawn.
     ///
     /// # Errors
@@ -134,13 +135,21 @@ fn with_title(title: Option<&String>, text: String) -> String {
     title.map_or(text.clone(), |title| format!("{title}\n{text}"))
 }
 
-/// The longest sentence of a text that can ask, and the text without it; none where nothing is left.
+/// The longest sentence of a text that can ask, and the text without it; of a text of one sentence its first half, and
+/// the other. None where either is too short.
 fn without_a_sentence(text: &str) -> Option<(String, String)> {
     let sentences = text.split_inclusive(['.', '!', '?', '\n']);
     let words = |sentence: &str| sentence.split_whitespace().count();
-    let chosen = sentences.filter(|sentence| SENTENCE.contains(&words(sentence))).max_by_key(|s| words(s))?;
-    let rest = text.replacen(chosen, " ", 1);
-    (words(&rest) >= *SENTENCE.start()).then(|| (chosen.trim().to_owned(), rest.trim().to_owned()))
+    let fitting = sentences.filter(|sentence| SENTENCE.contains(&words(sentence)));
+    if let Some(chosen) = fitting.max_by_key(|sentence| words(sentence)) {
+        let rest = text.replacen(chosen, " ", 1);
+        if words(&rest) >= *SENTENCE.start() {
+            return Some((chosen.trim().to_owned(), rest.trim().to_owned()));
+        }
+    }
+    let all: Vec<&str> = text.split_whitespace().collect();
+    let (first, second) = all.split_at((all.len() / 2).min(*SENTENCE.end()));
+    (first.len() >= *SENTENCE.start()).then(|| (first.join(" "), second.join(" ")))
 }
 
 #[cfg(test)]
@@ -174,6 +183,17 @@ mod tests {
         let one = MatrixSet::from_records(Path::new("home"), records, Some(1)).expect("a question");
         assert_eq!((one.counts(), one.documents[3].text.as_str()), ((4, 1), TWO));
         assert_ne!(one.digest(), set.digest());
+    }
+
+    #[test]
+    fn the_first_half_of_a_single_sentence_asks_for_the_other() {
+        let halves = without_a_sentence("the key of the staging server rotates on mondays only");
+        let (first, second) = halves.expect("ten words");
+        assert_eq!(
+            (first.as_str(), second.as_str()),
+            ("the key of the staging", "server rotates on mondays only")
+        );
+        assert_eq!(without_a_sentence("the key rotates on mondays and tuesdays"), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Whole searches of what is stored, one after the other.
-use super::{LONGEST, Operations};
+use super::tally::{LONGEST, Operations};
 use crate::{
     bench::BenchError,
     engine::{Engine, EngineError, SearchRequest},

@@ -144,7 +144,7 @@ impl LoadArgs {
         let texts = match (&self.texts, &self.data) {
             (Some(file), _) => BenchTexts::from_lines(file, None)?.into_texts(),
             (None, Some(dir)) => MatrixSet::from_data(dir, None)?.texts(),
-            (None, None) => own_records(global, terminal, &setup, None)?.texts(),
+            (None, None) => own_records(global, terminal, &setup, Some(1))?.texts(),
         };
         let request = WorkloadRequest {
             time,
