@@ -15,7 +15,7 @@ pub struct Operations {
     pub per_s: f64,
     /// Milliseconds from when each was due to its end.
     pub latency: Quantiles,
-    /// Milliseconds from when a thread began it, for comparison.
+    /// Milliseconds from when a thread began it, of those that did not fail, for comparison.
     pub service: Quantiles,
 }
 
@@ -92,9 +92,11 @@ impl Tally {
         let Some(times) = self.kind(size) else { return };
         let us = |from: Instant| u64::try_from(ended.duration_since(from).as_micros()).unwrap_or(LONGEST);
         times.latency.saturating_record(us(due));
-        times.service.saturating_record(us(begun));
         match called {
-            Ok(cached) => self.cached += u64::from(cached),
+            Ok(cached) => {
+                times.service.saturating_record(us(begun));
+                self.cached += u64::from(cached);
+            }
             Err(error) => {
                 times.failed += 1;
                 self.first_error.get_or_insert_with(|| error.to_string());
