@@ -4,6 +4,8 @@ mod backup;
 mod bad_input;
 mod bench_cache;
 mod bench_index;
+mod bench_load;
+mod bench_matrix;
 mod cache;
 mod candle;
 mod cli;

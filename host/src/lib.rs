@@ -13,6 +13,7 @@ pub mod indexing;
 pub mod ingest;
 pub mod memory;
 pub mod models;
+mod npy;
 pub mod plugins;
 pub mod resources;
 pub mod services;

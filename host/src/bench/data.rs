@@ -1,5 +1,5 @@
 //! Reads evaluation data: scored pairs, retrieval sets in BEIR's layout, reference vectors.
-use super::BenchError;
+use super::{BenchError, metrics::Ranking};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -120,6 +120,16 @@ pub(super) struct Question {
     pub(super) text: String,
     /// Relevance by id of the document; those above 0.
     pub(super) judged: HashMap<String, u32>,
+}
+
+impl Question {
+    /// How good a ranking of documents is that answers it; `ids` are those of all.
+    pub(super) fn rank(&self, rows: &[usize], ids: &[&str]) -> Ranking {
+        // A question that is a document itself does not answer itself.
+        let rows = rows.iter().filter(|&&row| ids[row] != self.id);
+        let found: Vec<u32> = rows.map(|&row| self.judged.get(ids[row]).copied().unwrap_or(0)).collect();
+        Ranking::of(&found, &self.judged.values().copied().collect::<Vec<_>>())
+    }
 }
 
 const CORPUS: &str = "corpus.jsonl";

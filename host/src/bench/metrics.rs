@@ -1,4 +1,5 @@
 //! Figures of quality, by the conventions that published ones follow.
+use serde::{Deserialize, Serialize};
 
 /// Rank correlation of two series: Pearson's of their ranks, where equal values share the mean of theirs.
 pub(super) fn spearman(a: &[f64], b: &[f64]) -> f64 {
@@ -35,13 +36,14 @@ fn pearson(a: &[f64], b: &[f64]) -> f64 {
 pub(super) const DEPTH: usize = 100;
 
 /// How good rankings are; the mean over questions.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Ranking {
-    pub(super) ndcg_10: f64,
-    pub(super) recall_5: f64,
-    pub(super) recall_10: f64,
-    pub(super) recall_100: f64,
-    pub(super) mrr_10: f64,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Ranking {
+    pub ndcg_10: f64,
+    pub recall_5: f64,
+    pub recall_10: f64,
+    pub recall_100: f64,
+    pub mrr_10: f64,
 }
 
 impl Ranking {

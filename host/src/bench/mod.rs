@@ -1,6 +1,6 @@
 //! What `magray bench` measures: how right the vectors of an embedding backend are, on data with published
 //! figures, and how fast they come; how fast indexes are, and how much of what is near they find; how much caches
-//! answer; what is granted while memory becomes short.
+//! answer; all of it together; what is granted while memory becomes short, and how a whole engine bears a load.
 //!
 //! Backends are called directly, without cache and fallback, so a figure belongs to the backend that it names.
 mod batches;
@@ -9,13 +9,16 @@ mod data;
 mod governor;
 mod index;
 mod machine;
+mod matrix;
 mod metrics;
 mod npy;
 mod quality;
+mod replay;
 mod retrieval;
 mod texts;
 mod throughput;
 mod worker;
+mod workload;
 
 pub use batches::{BatchRate, BatchRates, BatchRequest, measure_batches};
 pub use cache::{
@@ -24,20 +27,32 @@ pub use cache::{
 pub use data::{DataSets, Limit};
 pub use governor::{GovernorFigures, GovernorPoint, GovernorRequest, measure_governor};
 pub use index::{
-    At, Build, Curve, Filtered, IndexBackend, IndexFigures, IndexReply, IndexRequest, IndexTask, Point,
-    Searched, Setting, Speed, Sweep, VectorSet, measure_index, metric_named, serve_index,
+    At, Build, Curve, Filtered, Histogram, IndexBackend, IndexFigures, IndexReply, IndexRequest, IndexTask,
+    Judged, Point, Searched, Setting, Speed, Sweep, VectorSet, measure_index, metric_named, serve_index,
 };
-pub use machine::Machine;
+pub use machine::{Conditions, Machine};
+pub use matrix::{
+    CacheSummary, Constraints, EmbedFigures, Fault, Figure, IndexSummary, Matrix, MatrixRequest, MatrixSet,
+    Names, Objective, OwnRecord, PointSummary, Recommendation, Row, Step, html, measure_matrix, recommend,
+    with_model,
+};
+pub use metrics::Ranking;
 pub use quality::{Measurement, Quality, QualityData, measure_quality};
+pub use replay::{Replay, ReplayReply, Replayed, serve_replay};
 pub use retrieval::{Found, RetrievalData, Way, measure_retrieval};
 pub use texts::BenchTexts;
-pub use throughput::{Contestant, Latency, Ran, Rate, Throughput, ThroughputRequest, measure_throughput};
-pub use worker::{Ready, Reply, Request, serve};
+pub use throughput::{
+    Contestant, Latency, Ran, Rate, Throughput, ThroughputRequest, link_models, measure_throughput,
+};
+pub use worker::{Held, Ready, Reply, Request, serve};
+pub use workload::{
+    Inserts, MemoryTrend, Operations, Quantiles, Sample, Searches, Sla, Verdict, Workload, WorkloadRequest,
+    measure_searches, run_workload,
+};
 
 use crate::{
     engine::{EngineError, Setup},
-    plugins::PluginError,
-    plugins::Plugins,
+    plugins::{PluginError, Plugins},
 };
 use magray_plugin_api::{CallContext, Embedder, Error as ApiError, ErrorCode, Role};
 use std::path::PathBuf;
@@ -50,16 +65,25 @@ pub enum BenchError {
     Data { path: PathBuf, fault: String },
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    #[error(transparent)]
-    Engine(#[from] EngineError),
     #[error("the backend '{backend}' failed: {error}")]
     Backend { backend: String, error: ApiError },
     #[error("the backend '{backend}' is broken: {fault}")]
     Broken { backend: String, fault: String },
     #[error("{name}: {fault}")]
     Worker { name: String, fault: String },
+    #[error(transparent)]
+    Engine(EngineError),
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<EngineError> for BenchError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Interrupted => Self::Interrupted,
+            error => Self::Engine(error),
+        }
+    }
 }
 
 impl BenchError {

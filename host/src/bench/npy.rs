@@ -1,9 +1,9 @@
 //! Tables in NumPy's `.npy` format, read some rows at a time: the files may be larger than memory.
 use super::{BenchError, data::fault_of};
-use half::f16;
+use crate::npy::{self, Dtype, Header, Kind};
 use std::{
-    fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom},
+    fs::{self, File},
+    io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -20,26 +20,6 @@ pub(super) struct Npy {
     start: u64,
 }
 
-/// What its numbers are, little-endian.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    F16,
-    F32,
-    I32,
-}
-
-impl Kind {
-    fn bytes(self) -> usize {
-        match self {
-            Self::F16 => 2,
-            Self::F32 | Self::I32 => 4,
-        }
-    }
-}
-
-/// A header is some 120 bytes; format 2.0 allows it any length, which would be reserved.
-const LONGEST_HEADER: usize = 1 << 16;
-
 impl Npy {
     /// Reads the header only.
     ///
@@ -49,8 +29,8 @@ impl Npy {
         let failed = |error: io::Error| fault_of(path, error.to_string());
         let mut file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
-        let (header, start) = read_header(&mut file).map_err(|fault| fault_of(path, fault))?;
-        let Header { kind, rows, width } = Header::parse(&header).map_err(|fault| fault_of(path, fault))?;
+        let Header { kind, rows, width, start } =
+            Header::read(&mut file).map_err(|fault| fault_of(path, fault))?;
         let wanted = rows.checked_mul(width).and_then(|numbers| numbers.checked_mul(kind.bytes()));
         let wanted = wanted.and_then(|bytes| u64::try_from(bytes).ok()?.checked_add(start));
         match wanted {
@@ -82,11 +62,10 @@ impl Npy {
     pub(super) fn floats(&mut self, rows: Range<usize>) -> Result<Vec<f32>, BenchError> {
         let first = rows.start;
         let bytes = self.bytes(rows)?;
-        let numbers: Vec<f32> = match self.kind {
-            Kind::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-            Kind::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Kind::I32 => return Err(fault_of(&self.path, "it holds whole numbers where floats must be")),
-        };
+        if self.kind == Kind::I32 {
+            return Err(fault_of(&self.path, "it holds whole numbers where floats must be"));
+        }
+        let numbers = self.kind.floats(&bytes);
         match numbers.iter().position(|number| !number.is_finite()) {
             Some(at) => {
                 let row = first + at / self.width;
@@ -130,83 +109,28 @@ impl Npy {
     }
 }
 
-/// The text of the header, and where the numbers begin.
-fn read_header(file: &mut File) -> Result<(String, u64), String> {
-    let truncated = |error: io::Error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => "its header is cut off".to_owned(),
-        _ => error.to_string(),
+/// Writes a table of f32, `[n, width]` row-major.
+pub(super) fn write_floats(path: &Path, width: usize, numbers: &[f32]) -> Result<(), BenchError> {
+    let write = |file: File| {
+        let mut file = BufWriter::new(file);
+        file.write_all(&npy::header(Dtype::F32, (numbers.len() / width) as u64, width))?;
+        numbers.chunks_exact(width).try_for_each(|row| file.write_all(&Dtype::F32.encode(row)))?;
+        file.flush()
     };
-    let mut magic = [0; 8];
-    file.read_exact(&mut magic).map_err(truncated)?;
-    let [b'\x93', b'N', b'U', b'M', b'P', b'Y', major, _] = magic else {
-        return Err("it is no NumPy array".into());
-    };
-    let mut length = [0; 4];
-    let places = match major {
-        1 => 2,
-        2 | 3 => 4,
-        other => return Err(format!("it is of NumPy's format {other}, which is not known")),
-    };
-    file.read_exact(&mut length[..places]).map_err(truncated)?;
-    let length = u32::from_le_bytes(length) as usize;
-    if length > LONGEST_HEADER {
-        return Err(format!("its header is said to have {length} bytes"));
-    }
-    let mut header = vec![0; length];
-    file.read_exact(&mut header).map_err(truncated)?;
-    let header = String::from_utf8(header).map_err(|_| "its header is no text".to_owned())?;
-    Ok((header, (8 + places + length) as u64))
+    File::create(path).and_then(write).map_err(|error| fault_of(path, error.to_string()))
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Header {
-    kind: Kind,
-    rows: usize,
-    width: usize,
-}
-
-impl Header {
-    /// Parses what NumPy writes: `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`, the keys in any order.
-    fn parse(text: &str) -> Result<Self, String> {
-        let value = |key: &str| {
-            let (_, after) = text.split_once(&format!("'{key}':"))?;
-            Some(after.trim_start())
-        };
-        let odd = || format!("its header is odd: {}", text.trim());
-        let descr = value("descr").and_then(|value| value.strip_prefix('\'')?.split('\'').next());
-        let kind = match descr.ok_or_else(odd)? {
-            "<f2" => Kind::F16,
-            "<f4" => Kind::F32,
-            "<i4" => Kind::I32,
-            other => return Err(format!("its numbers are '{other}'; '<f2', '<f4' and '<i4' are read")),
-        };
-        match value("fortran_order") {
-            Some(order) if order.starts_with("False") => {}
-            Some(order) if order.starts_with("True") => {
-                return Err(
-                    "it is stored by columns (fortran_order); numpy.ascontiguousarray stores by rows".into(),
-                );
-            }
-            _ => return Err(odd()),
-        }
-        let shape = value("shape").and_then(|value| value.strip_prefix('(')?.split(')').next());
-        let shape: Vec<&str> =
-            shape.ok_or_else(odd)?.split(',').map(str::trim).filter(|number| !number.is_empty()).collect();
-        let number = |text: &str| text.parse().map_err(|_| format!("'{text}' is no length"));
-        match shape[..] {
-            [rows, width] => match number(width)? {
-                0 => Err("its rows are empty".into()),
-                width => Ok(Self { kind, rows: number(rows)?, width }),
-            },
-            _ => Err(format!("it has {} dimensions and not two", shape.len())),
-        }
-    }
+/// Writes a table of row numbers, all rows of the same width.
+pub(super) fn write_row_numbers(path: &Path, rows: &[Vec<u32>]) -> Result<(), BenchError> {
+    let mut bytes = npy::header_of_rows(rows.len() as u64, rows.first().map_or(0, Vec::len));
+    bytes.extend(rows.iter().flatten().flat_map(|row| row.to_le_bytes()));
+    fs::write(path, bytes).map_err(|error| fault_of(path, error.to_string()))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::fs;
+    use half::f16;
 
     /// A table of f32 as a file.
     pub(in crate::bench) fn table_of<const WIDTH: usize>(rows: &[[f32; WIDTH]]) -> Vec<u8> {

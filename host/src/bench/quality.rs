@@ -199,14 +199,7 @@ impl Run<'_> {
             let texts: Vec<&str> = questions.iter().map(|question| question.text.as_str()).collect();
             let vectors = self.embed(&texts, Role::Query)?;
             let rankings = nearest(self.dim(), &vectors, &documents, &ids);
-            let scored = questions.iter().zip(&rankings).map(|(question, rows)| {
-                // A question that is a document itself does not answer itself.
-                let rows = rows.iter().filter(|&&row| ids[row] != question.id);
-                let found: Vec<u32> =
-                    rows.map(|&row| question.judged.get(ids[row]).copied().unwrap_or(0)).collect();
-                let relevant: Vec<u32> = question.judged.values().copied().collect();
-                Ranking::of(&found, &relevant)
-            });
+            let scored = questions.iter().zip(&rankings).map(|(question, rows)| question.rank(rows, &ids));
             let mean = Ranking::mean(&scored.collect::<Vec<_>>());
             let name = format!("{}/{split}", set.name);
             self.found(&name, NDCG_10, mean.ndcg_10);

@@ -17,6 +17,12 @@ pub(super) struct ShapedText {
     pub(super) text: String,
 }
 
+/// A line of JSONL.
+#[derive(Deserialize)]
+struct TextLine {
+    text: String,
+}
+
 /// Texts by their kind.
 #[derive(Clone, Debug, Default)]
 pub struct BenchTexts(pub(super) Vec<ShapedText>);
@@ -66,20 +72,29 @@ impl BenchTexts {
         Ok(texts)
     }
 
-    /// The lines of a file, as the one kind `own`.
+    /// The lines of a file, as the one kind `own`; where a line is a JSON object, its `text`.
     ///
     /// # Errors
     /// [`BenchError::Data`].
     pub fn from_lines(path: &Path, count: Option<usize>) -> Result<Self, BenchError> {
         let text = read(path)?;
-        let lines: Vec<String> =
-            text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        let of = |line: &str| match serde_json::from_str(line) {
+            Ok(TextLine { text }) => text,
+            Err(_) => line.to_owned(),
+        };
+        let lines: Vec<String> = lines.map(of).collect();
         if lines.is_empty() {
             return Err(BenchError::Data { path: path.to_owned(), fault: "there is no text in it".into() });
         }
         let lines = drawn(&lines, count.unwrap_or(lines.len()));
         let shaped = |text: &str| ShapedText { shape: "own".to_owned(), text: text.to_owned() };
         Ok(Self(lines.into_iter().map(shaped).collect()))
+    }
+
+    /// The texts, of all kinds.
+    pub fn into_texts(self) -> Vec<String> {
+        self.0.into_iter().map(|text| text.text).collect()
     }
 
     /// The kinds that there are, in order.

@@ -5,7 +5,7 @@ use super::{
     worker::{Ready, Request, Worker, pin},
 };
 use magray_plugin_api::CallContext;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
     ffi::OsString,
@@ -108,7 +108,7 @@ pub struct Latency {
 }
 
 /// What a contestant ran.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Ran {
     pub model: String,
@@ -135,7 +135,7 @@ impl ThroughputRequest {
 /// A query as people type it.
 const QUERY: &str = "what happens when a plugin crashes";
 /// Calls before those that are timed.
-const WARM_UP: usize = 20;
+pub(super) const WARM_UP: usize = 20;
 /// One-shot searches of which the median is taken.
 const SEARCHES: usize = 9;
 
@@ -294,12 +294,7 @@ fn start_to_answer(
     cores: usize,
 ) -> Result<f64, BenchError> {
     fs::create_dir_all(home).map_err(|error| write_failed(home, &error))?;
-    for name in ["models", "runtime"] {
-        let (folder, link) = (data_dir.join(name), home.join(name));
-        if folder.is_dir() {
-            link_dir(&folder, &link).map_err(|error| write_failed(&link, &error))?;
-        }
-    }
+    link_models(data_dir, home)?;
     let run = |args: &[&str]| {
         let mut command = command(program, &contestant.env);
         command.arg("--data-dir").arg(home).args(args);
@@ -328,6 +323,20 @@ pub(super) fn command(line: &[OsString], env: &[(OsString, OsString)]) -> Comman
     let mut command = Command::new(line.first().map_or("".as_ref(), OsString::as_os_str));
     command.args(line.iter().skip(1)).envs(env.iter().map(|(name, value)| (name, value)));
     command
+}
+
+/// Makes the models and runtime libraries of a data folder those of another one too.
+///
+/// # Errors
+/// [`BenchError::Data`].
+pub fn link_models(data_dir: &Path, home: &Path) -> Result<(), BenchError> {
+    for name in ["models", "runtime"] {
+        let (folder, link) = (data_dir.join(name), home.join(name));
+        if folder.is_dir() {
+            link_dir(&folder, &link).map_err(|error| write_failed(&link, &error))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(unix)]

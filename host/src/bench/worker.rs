@@ -6,15 +6,16 @@
 use super::{
     Backend, BenchError,
     data::read_lines,
+    npy::write_floats,
     texts::{BenchTexts, ShapedText},
 };
-use magray_plugin_api::{CallContext, Role};
+use magray_plugin_api::{CallContext, MemoryUse, Role};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
     fmt, fs,
     io::{BufRead as _, BufReader, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -36,6 +37,13 @@ pub enum Request {
     /// Embed the first `count` texts of a kind. The reply is their vectors.
     #[expect(missing_docs, reason = "as said")]
     Vectors { shape: String, count: usize },
+    /// Embed all texts of a kind as what a search looks for or as what it finds, by calls of `batch` texts in the
+    /// order of their length, and write the vectors into this file, in the order of the texts (.npy, f32).
+    /// Only backends of this program are asked so.
+    #[expect(missing_docs, reason = "as said")]
+    Table { shape: String, as_queries: bool, batch: usize, file: PathBuf },
+    /// What the backend says that it holds in memory.
+    Memory,
 }
 
 /// What it answers.
@@ -48,6 +56,8 @@ pub enum Reply {
     Seconds(Vec<f64>),
     /// To the question for vectors.
     Vectors(Vec<Vec<f32>>),
+    /// To the question for memory.
+    Memory(Held),
     /// It cannot.
     Error(String),
 }
@@ -64,10 +74,33 @@ pub struct Ready {
     pub max_batch: usize,
     /// Tokens of the texts of each kind, as the model computes them.
     pub tokens: BTreeMap<String, u64>,
+    /// The space of its vectors; empty where it has none that it knows.
+    #[serde(default)]
+    pub space: String,
+    /// Why it did not run on the device that it was asked to; empty where it did.
+    #[serde(default)]
+    pub fallback_reason: String,
+}
+
+/// Bytes of memory that a plugin says that it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// Main memory that it allocated.
+    pub resident: u64,
+    /// Files that it maps.
+    pub mapped: u64,
+    /// Memory of an accelerator.
+    pub device: u64,
+}
+
+impl From<MemoryUse> for Held {
+    fn from(memory: MemoryUse) -> Self {
+        Self { resident: memory.resident, mapped: memory.mapped, device: memory.device }
+    }
 }
 
 /// How long a run goes on with texts that are embedded sooner.
-const PASSES: Duration = Duration::from_millis(200);
+pub(super) const PASSES: Duration = Duration::from_millis(200);
 
 /// Serves one backend. `receive` gives the next request, or none where there are no more.
 ///
@@ -93,6 +126,11 @@ pub fn serve<E>(
             (Request::Run { shape, sorted, batch }, Some(state)) => state.run(cx, &shape, sorted, batch),
             (Request::Latency { text, times }, Some(state)) => state.latency(cx, &text, times),
             (Request::Vectors { shape, count }, Some(state)) => state.vectors(cx, &shape, count),
+            (Request::Table { shape, as_queries, batch, file }, Some(state)) => {
+                let role = if as_queries { Role::Query } else { Role::Passage };
+                state.table(cx, &shape, role, batch, &file)
+            }
+            (Request::Memory, Some(state)) => Ok(Reply::Memory(state.backend.embedder().memory_use().into())),
         };
         send(&answered.unwrap_or_else(|error| Reply::Error(error.to_string())))?;
     }
@@ -125,6 +163,8 @@ impl State {
             precision: device.precision,
             max_batch: backend.embedder().info().max_batch,
             tokens,
+            space: blake3::Hash::from(backend.embedder().info().space).to_string(),
+            fallback_reason: device.fallback_reason,
         };
         Ok((Self { backend, texts }, ready))
     }
@@ -166,6 +206,30 @@ impl State {
         let rows = vectors.chunks_exact(self.backend.embedder().info().dim);
         Ok(Reply::Vectors(rows.map(<[f32]>::to_vec).collect()))
     }
+
+    fn table(
+        &self,
+        cx: &dyn CallContext,
+        shape: &str,
+        role: Role,
+        batch: usize,
+        file: &Path,
+    ) -> Result<Reply, BenchError> {
+        let texts = self.texts.of(shape);
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&at| texts[at].len());
+        let sorted: Vec<&str> = order.iter().map(|&at| texts[at]).collect();
+        let start = Instant::now();
+        let computed = self.backend.embed(cx, &sorted, role, batch, &mut |_| {})?;
+        let seconds = start.elapsed().as_secs_f64();
+        let dim = self.backend.embedder().info().dim;
+        let mut vectors = vec![0.0; computed.len()];
+        for (&at, row) in order.iter().zip(computed.chunks_exact(dim)) {
+            vectors[at * dim..][..dim].copy_from_slice(row);
+        }
+        write_floats(file, dim, &vectors)?;
+        Ok(Reply::Seconds(vec![seconds]))
+    }
 }
 
 /// A worker process.
@@ -203,6 +267,13 @@ impl Worker {
     pub(super) fn seconds(&mut self, request: &Request) -> Result<Vec<f64>, BenchError> {
         match self.ask(request)? {
             Reply::Seconds(seconds) if !seconds.is_empty() => Ok(seconds),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    pub(super) fn memory(&mut self) -> Result<Held, BenchError> {
+        match self.ask(&Request::Memory)? {
+            Reply::Memory(held) => Ok(held),
             other => Err(self.odd(&other)),
         }
     }

@@ -5,12 +5,14 @@ mod output;
 use super::{
     Failure, Outcome,
     args::Global,
-    npy::Dtype,
     setup,
     terminal::{Terminal, UntilInterrupted},
     view,
 };
-use crate::engine::{Engine, EngineError};
+use crate::{
+    engine::{Engine, EngineError},
+    npy::Dtype,
+};
 use clap::{Args, ValueEnum};
 use input::{Format, Source, Text};
 use magray_plugin_api::Role;

@@ -1,7 +1,6 @@
 use super::{
     Failure, Outcome,
     args::{Global, Select},
-    npy::{self, Dtype},
     open_to_read,
     terminal::{GREEN, Terminal, UntilInterrupted},
     view,
@@ -9,6 +8,7 @@ use super::{
 };
 use crate::{
     engine::{Engine, EngineError, ExportReport, ExportVectors, now_ms},
+    npy::{self, Dtype},
     store::{Filter, Layer},
 };
 use clap::{Args, ValueEnum};

@@ -1,13 +1,13 @@
 use super::{
     Failure, Outcome,
     args::Global,
-    npy::Rows,
     open,
     terminal::{GREEN, Terminal, UntilInterrupted},
     view,
 };
 use crate::{
     engine::{Engine, EngineError, ImportInput, ImportProgress, ImportReport},
+    npy::Rows,
     store::Layer,
 };
 use clap::Args;

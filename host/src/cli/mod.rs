@@ -15,7 +15,6 @@ mod index;
 mod list;
 mod memory;
 mod model;
-mod npy;
 mod plugin;
 mod promote;
 mod reembed;

@@ -131,7 +131,7 @@ impl EmbeddingCache {
         MemoryCacheStats { entries: held.entries.len() as u64, bytes: held.bytes, counts: held.counts }
     }
 
-    /// What the policy's own books take.
+    /// What the policy says that its own books take; nothing where it failed.
     pub fn policy_memory(&self) -> MemoryUse {
         self.held().policy.as_ref().map(ContainedPolicy::memory_use).unwrap_or_default()
     }

@@ -32,6 +32,20 @@ pub struct SearchRequest {
     pub settings: Settings,
 }
 
+impl SearchRequest {
+    /// What is true now of all records, found and ranked as the settings say.
+    pub fn new(query: impl Into<String>, k: usize, settings: Settings) -> Self {
+        Self {
+            query: query.into(),
+            k,
+            filter: Filter::default(),
+            validity: Validity::Now,
+            min_score: None,
+            settings,
+        }
+    }
+}
+
 /// When records must be true to count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Validity {

@@ -1,6 +1,10 @@
 //! A contestant and its process.
 use super::{
-    super::{BenchError, Contestant, throughput::command, worker::Worker},
+    super::{
+        BenchError, Contestant,
+        throughput::command,
+        worker::{Held, Worker},
+    },
     Build, Curve, Filter, Filtered, Searched,
     set::{K, VectorSet},
     worker::{IndexReply, IndexTask, Setting, name_of},
@@ -72,6 +76,7 @@ impl<'a> Running<'a> {
                     first_ms: first_s * 1000.0,
                     filters,
                     settings,
+                    held: None,
                     curves: Vec::new(),
                     filtered: Vec::new(),
                 })
@@ -90,6 +95,7 @@ pub(super) struct Opened<'a> {
     first_ms: f64,
     pub(super) filters: bool,
     pub(super) settings: Vec<Setting>,
+    held: Option<Held>,
     pub(super) curves: Vec<Curve>,
     pub(super) filtered: Vec<Filtered>,
 }
@@ -127,7 +133,8 @@ impl Opened<'_> {
         let worker = &mut self.running.worker;
         let path = filter.map(|filter| filter.path.clone());
         let reply = worker.ask(&IndexTask::Search { setting: setting.clone(), batch, filter: path })?;
-        let IndexReply::Found { cpu_s, seconds, ids } = reply else { return Err(worker.odd(&reply)) };
+        let IndexReply::Found { cpu_s, seconds, ids, held } = reply else { return Err(worker.odd(&reply)) };
+        self.held = held.or(self.held);
         // Each pass over the queries takes as many calls.
         let calls = set.query_count().div_ceil(batch.max(1));
         if !cpu_s.is_finite() || cpu_s <= 0.0 || seconds.is_empty() || !seconds.len().is_multiple_of(calls) {
@@ -151,6 +158,7 @@ impl Opened<'_> {
             open_ms: self.open_ms,
             first_ms: self.first_ms,
             memory_bytes_per_vector: grown,
+            held: self.held,
             curves: self.curves,
             filtered: self.filtered,
         }

@@ -5,13 +5,13 @@ pub(super) const RECALLS: [f64; 6] = [0.9, 0.95, 0.98, 0.99, 0.995, 0.998];
 
 /// Recall of a setting, and what it costs: queries a CPU-second.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Cost {
-    pub(super) recall: f64,
-    pub(super) speed: f64,
+pub(in crate::bench) struct Cost {
+    pub(in crate::bench) recall: f64,
+    pub(in crate::bench) speed: f64,
 }
 
 /// The points to which no other is superior in both, by ascending recall.
-pub(super) fn pareto_front(mut points: Vec<Cost>) -> Vec<Cost> {
+pub(in crate::bench) fn pareto_front(mut points: Vec<Cost>) -> Vec<Cost> {
     // Of equal recall the slowest first, so that the fastest is the one that stays.
     points.sort_by(|a, b| a.recall.total_cmp(&b.recall).then(a.speed.total_cmp(&b.speed)));
     let mut front: Vec<Cost> = Vec::new();
@@ -35,7 +35,7 @@ pub(super) fn speed_at(front: &[Cost], recall: f64) -> Option<f64> {
 }
 
 /// The place of the cheapest of the points that reach this recall, else of the one that comes nearest.
-pub(super) fn cheapest(points: &[Cost], recall: f64) -> Option<usize> {
+pub(in crate::bench) fn cheapest(points: &[Cost], recall: f64) -> Option<usize> {
     let places = || points.iter().enumerate();
     let reaching = places().filter(|(_, point)| point.recall >= recall);
     let best = reaching.max_by(|a, b| a.1.speed.total_cmp(&b.1.speed));

@@ -8,14 +8,15 @@ mod worker;
 pub use set::VectorSet;
 pub use worker::{IndexBackend, IndexReply, IndexTask, Setting, Sweep, serve_index};
 
-use super::{BenchError, Contestant, throughput::interruptible};
+use super::{BenchError, Contestant, metrics::Ranking, throughput::interruptible, worker::Held};
 use crate::plugins::Plugins;
 use contestant::Running;
+pub(super) use curve::{Cost, cheapest, pareto_front};
 use magray_plugin_api::{CallContext, Metric};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use set::{K, Neighbours};
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -34,7 +35,29 @@ pub struct IndexRequest {
     pub recall: f64,
     /// How often each is measured.
     pub runs: usize,
+    /// Shares of the vectors that filters let through, for filtered search.
+    pub shares: Vec<f64>,
+    /// What is relevant to each query, for points that say how good their answers are.
+    pub judged: Option<Judged>,
 }
+
+/// Relevance of rows by query, for those that are relevant.
+#[derive(Clone, Debug)]
+pub struct Judged(pub Vec<HashMap<u64, u32>>);
+
+impl Judged {
+    /// How good these answers are, to the depth of ten.
+    fn rank(&self, found: &[Vec<u64>]) -> Ranking {
+        let one = |(found, judged): (&Vec<u64>, &HashMap<u64, u32>)| {
+            let grades: Vec<u32> = found.iter().map(|id| judged.get(id).copied().unwrap_or(0)).collect();
+            Ranking::of(&grades, &judged.values().copied().collect::<Vec<_>>())
+        };
+        Ranking::mean(&found.iter().zip(&self.0).map(one).collect::<Vec<_>>())
+    }
+}
+
+/// Calls by how long they took: at `n`, those of 10^(n/20) microseconds and more, but less than of the next.
+pub type Histogram = BTreeMap<i32, u32>;
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -51,7 +74,7 @@ pub struct IndexFigures {
 }
 
 /// How an index was built.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Build {
     /// Who.
     pub name: String,
@@ -70,7 +93,7 @@ pub struct Build {
 }
 
 /// How an index was searched with so many threads.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Searched {
     /// Who.
     pub name: String,
@@ -83,6 +106,8 @@ pub struct Searched {
     /// Growth of the process's resident memory, mapped files with it, from before the opening to the end of all
     /// searches. None where the system does not tell.
     pub memory_bytes_per_vector: Option<f64>,
+    /// What the plugin says that it held after the last search; none of those who do not say.
+    pub held: Option<Held>,
     /// By the number of queries in one call.
     pub curves: Vec<Curve>,
     /// At the recall asked for; none where it takes no filters.
@@ -90,7 +115,7 @@ pub struct Searched {
 }
 
 /// Speed against recall.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Curve {
     /// Queries in one call.
     pub batch: usize,
@@ -103,7 +128,7 @@ pub struct Curve {
 }
 
 /// Speed at a recall.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct At {
     /// Of ten neighbours.
     pub recall: f64,
@@ -112,19 +137,24 @@ pub struct At {
 }
 
 /// Speed with a setting.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Point {
     /// The knobs.
     pub setting: Setting,
     /// Of ten neighbours.
     pub recall: f64,
+    /// How good the answers are by nDCG@10; none where nothing is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ndcg_10: Option<f64>,
     /// And its speed.
     #[serde(flatten)]
     pub speed: Speed,
+    /// Calls of all runs.
+    pub calls: Histogram,
 }
 
 /// Medians over the runs.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Speed {
     pub queries_per_cpu_s: f64,
@@ -138,7 +168,7 @@ pub struct Speed {
 }
 
 /// Speed where only some vectors may be found.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Filtered {
     /// The share of them.
     pub share: f64,
@@ -149,8 +179,6 @@ pub struct Filtered {
     pub speed: Speed,
 }
 
-/// Shares of the vectors that filters let through.
-const SHARES: [f64; 3] = [0.01, 0.1, 0.5];
 /// Settings of a sweep, until it is known how many there are.
 const EXPECTED: usize = 14;
 
@@ -184,7 +212,7 @@ pub fn measure_index(
         builds.push(interruptible(cx, builder.build(&folder.join(place.to_string()), set.rows()))?);
         steps.done();
     }
-    let filters = filters(cx, set, plugins, folder)?;
+    let filters = filters(cx, request, set, plugins, folder)?;
     let mut searches = Vec::new();
     for &threads in &request.threads {
         let open = |(place, contestant): (usize, _)| {
@@ -227,6 +255,7 @@ struct Filter {
 
 fn filters(
     cx: &dyn CallContext,
+    request: &IndexRequest,
     set: &mut VectorSet,
     plugins: &Plugins,
     folder: &Path,
@@ -240,7 +269,7 @@ fn filters(
         let allowed = rows.into_iter().map(u64::from).collect();
         Ok(Filter { share, path, allowed, truth })
     };
-    SHARES.into_iter().map(make).collect()
+    request.shares.iter().copied().map(make).collect()
 }
 
 fn write_failed(path: &Path) -> impl FnOnce(io::Error) -> BenchError {
@@ -258,7 +287,7 @@ struct Steps<'a> {
 
 impl<'a> Steps<'a> {
     fn new(request: &IndexRequest, progress: &'a mut dyn FnMut(usize, usize, &str)) -> Self {
-        let rounds = EXPECTED * request.batches.len() + SHARES.len();
+        let rounds = EXPECTED * request.batches.len() + request.shares.len();
         let searches = request.threads.len() * rounds * (request.runs + 1);
         let contestants = request.contestants.len();
         Self { progress, done: 0, of: contestants * (1 + searches), contestants }

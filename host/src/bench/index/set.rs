@@ -27,7 +27,7 @@ pub struct VectorSet {
 }
 
 /// For each query the rows that are its nearest, best first: ten, or as many as there are.
-pub(super) type Neighbours = Vec<Vec<u32>>;
+pub(in crate::bench) type Neighbours = Vec<Vec<u32>>;
 
 impl VectorSet {
     /// Opens a folder with `base.f16.npy`, `query.f16.npy` (or `.f32.npy`, or `.npy`), each a table of f16 or f32
@@ -111,7 +111,7 @@ impl VectorSet {
 
     /// The neighbours among the allowed rows, ascending, by comparing with each of them: what the linked-in index
     /// `flat` does, over so many rows at a time that any set fits into memory.
-    pub(super) fn exact(
+    pub(in crate::bench) fn exact(
         &mut self,
         cx: &dyn CallContext,
         plugins: &Plugins,

@@ -4,7 +4,7 @@ use super::{
         BenchError,
         throughput::{interruptible, quantile},
     },
-    At, Curve, Filter, Filtered, IndexRequest, Point, Setting, Speed, Steps,
+    At, Curve, Filter, Filtered, Histogram, IndexRequest, Point, Setting, Speed, Steps,
     contestant::{Opened, Time},
     curve::{Cost, RECALLS, cheapest, pareto_front, speed_at},
     set::{Neighbours, VectorSet},
@@ -37,7 +37,9 @@ pub(super) fn measure_sweep(
             if !tried.iter().any(|tried| tried.recall >= ENOUGH && costs_no_less(&setting, &tried.setting)) {
                 let found = interruptible(cx, opened.search(set, &setting, batch, None))?;
                 let recall = set.recall(truth, &found.ids)?;
-                tried.push(Tried { setting, recall, warm_up: found.time.cpu_s, runs: Vec::new() });
+                let ndcg_10 = request.judged.as_ref().map(|judged| judged.rank(&found.ids).ndcg_10);
+                let (warm_up, runs) = (found.time.cpu_s, Vec::new());
+                tried.push(Tried { setting, recall, ndcg_10, warm_up, runs });
             }
             steps.done();
         }
@@ -56,9 +58,9 @@ pub(super) fn measure_sweep(
         }
     }
     for (opened, tried) in opened.iter_mut().zip(tried) {
-        let point = |Tried { setting, recall, runs, .. }: Tried| {
+        let point = |Tried { setting, recall, ndcg_10, runs, .. }: Tried| {
             let speed = speed_of(&runs, set.query_count());
-            Point { setting, recall, speed }
+            Point { setting, recall, ndcg_10, speed, calls: histogram(&runs) }
         };
         let points: Vec<Point> = tried.into_iter().map(point).collect();
         let costs =
@@ -76,6 +78,7 @@ pub(super) fn measure_sweep(
 struct Tried {
     setting: Setting,
     recall: f64,
+    ndcg_10: Option<f64>,
     /// CPU-seconds of the first round.
     warm_up: f64,
     runs: Vec<Time>,
@@ -137,6 +140,15 @@ pub(super) fn measure_filter(
     Ok(())
 }
 
+fn histogram(runs: &[Time]) -> Histogram {
+    let mut histogram = Histogram::new();
+    for seconds in runs.iter().flat_map(|run| &run.calls) {
+        let place = ((seconds * 1e6).log10() * 20.0).floor() as i32;
+        *histogram.entry(place).or_default() += 1;
+    }
+    histogram
+}
+
 fn speed_of(runs: &[Time], queries: usize) -> Speed {
     let median = |of: fn(&Time) -> f64| quantile(runs.iter().map(of).collect(), 0.5);
     let cpu_s: Vec<f64> = runs.iter().map(|run| run.cpu_s).collect();
@@ -173,12 +185,24 @@ mod tests {
 
     #[test]
     fn what_another_one_leaves_far_behind_is_dropped() {
-        let tried = |recall, warm_up| Tried { setting: Setting::new(), recall, warm_up, runs: Vec::new() };
+        let tried = |recall, warm_up| Tried {
+            setting: Setting::new(),
+            recall,
+            ndcg_10: None,
+            warm_up,
+            runs: Vec::new(),
+        };
         let mut all =
             vec![tried(0.9, 1.0), tried(0.95, 1.9), tried(0.95, 1.5), tried(0.94, 2.0), tried(0.99, 3.0)];
         drop_inferior(&mut all);
         let kept: Vec<_> = all.iter().map(|tried| (tried.recall, tried.warm_up)).collect();
         assert_eq!(kept, [(0.9, 1.0), (0.95, 1.9), (0.95, 1.5), (0.99, 3.0)]);
+    }
+
+    #[test]
+    fn calls_are_counted_by_twentieths_of_a_power_of_ten() {
+        let run = Time { cpu_s: 1.0, wall_s: 1.0, calls: vec![1e-6, 1.05e-6, 1e-3, 1.2e-3] };
+        assert_eq!(histogram(&[run]), Histogram::from([(0, 2), (60, 1), (61, 1)]));
     }
 
     #[test]

@@ -3,7 +3,15 @@
 //! Tasks and replies are lines of JSON on its standard input and output, and any program that speaks them is a peer;
 //! `scripts/bench-index-peers.py` is one. A process that has built an index ends, and another one opens it, so that
 //! the memory that is seen is that of searching.
-use super::super::{BenchError, data::fault_of, npy::Npy};
+use super::{
+    super::{
+        BenchError,
+        data::fault_of,
+        npy::Npy,
+        worker::{Held, PASSES},
+    },
+    metric_named,
+};
 use crate::{engine::Setup, plugins::Plugins, store::IdSet};
 use cpu_time::ProcessTime;
 use magray_plugin_api::{
@@ -59,7 +67,14 @@ pub enum IndexReply {
     /// CPU-seconds of one pass over the queries, by the mean; seconds of each call of all passes; the ids that were
     /// found for each query, best first.
     #[expect(missing_docs, reason = "as said")]
-    Found { cpu_s: f64, seconds: Vec<f64>, ids: Vec<Vec<u64>> },
+    Found {
+        cpu_s: f64,
+        seconds: Vec<f64>,
+        ids: Vec<Vec<u64>>,
+        /// What the plugin says that it holds; peers need not tell.
+        #[serde(default)]
+        held: Option<Held>,
+    },
     /// It cannot.
     Error(String),
 }
@@ -75,8 +90,6 @@ pub struct Sweep {
     pub tune: Vec<(String, Vec<String>)>,
 }
 
-/// How long a pass over the queries is repeated.
-const PASSES: Duration = Duration::from_millis(200);
 /// Rows that are given to an index in one call.
 const CHUNK: usize = 8192;
 /// Queries by which it is seen whether a knob does anything.
@@ -166,9 +179,7 @@ impl Worker {
         metric: &str,
         k: usize,
     ) -> Result<Self, BenchError> {
-        let metric =
-            [Metric::Cosine, Metric::Dot, Metric::L2].into_iter().find(|known| name_of(*known) == metric);
-        let metric = metric.ok_or_else(|| fault_of(base, "of a metric that is not known"))?;
+        let metric = metric_named(metric).ok_or_else(|| fault_of(base, "of a metric that is not known"))?;
         let spec = IndexSpec { dim: Npy::open(base)?.width(), metric };
         let mut queries = Npy::open(queries)?;
         let queries = queries.floats(0..query_count)?;
@@ -295,7 +306,8 @@ impl Worker {
         let ids = hits.iter().flatten().collect::<Vec<_>>();
         let row = |hits: &[&Hit]| hits.iter().filter(|hit| !hit.is_none()).map(|hit| hit.id).collect();
         let ids = ids.chunks(self.k).map(row).collect();
-        Ok(IndexReply::Found { cpu_s: spent.cpu.as_secs_f64() / f64::from(passes), seconds, ids })
+        let held = Some(index.memory_use().into());
+        Ok(IndexReply::Found { cpu_s: spent.cpu.as_secs_f64() / f64::from(passes), seconds, ids, held })
     }
 
     /// Turns the knobs: those that are no parameters of a search stay so.

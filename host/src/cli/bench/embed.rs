@@ -1,4 +1,6 @@
-use super::{Subject, foreign, own_program, peer, print_machine, receive};
+use super::{
+    ReportJson, Subject, cores, foreign, own_program, peer, print_machine, receive, warn_of_threads,
+};
 use crate::{
     bench::{
         Backend, BenchTexts, Contestant, Latency, Machine, Rate, Throughput, ThroughputRequest,
@@ -11,11 +13,10 @@ use crate::{
         terminal::{BOLD, DIM, Terminal, UntilInterrupted},
         view,
     },
-    engine::{Setup, now_ms},
+    engine::Setup,
 };
 use clap::{Args, ValueEnum};
-use serde::Serialize;
-use std::{env, ffi::OsString, num::NonZero, path::PathBuf, thread};
+use std::{ffi::OsString, path::PathBuf};
 
 /// Measure how fast embedding backends are: texts a second, latency, start to answer
 #[derive(Debug, Args)]
@@ -74,16 +75,6 @@ enum Order {
     Both,
 }
 
-#[derive(Serialize)]
-struct ReportJson<'a> {
-    machine: &'a Machine,
-    date: String,
-    command: Vec<String>,
-    version: &'static str,
-    #[serde(flatten)]
-    measured: &'a Throughput,
-}
-
 impl EmbedCommand {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
         let count = self.count.map(|count| count as usize);
@@ -104,12 +95,11 @@ impl EmbedCommand {
         ];
         let backends = backends.into_iter().map(|name| own(global, &setup, &env, name));
         let peers = self.peer.into_iter().map(|(name, command)| Ok(foreign(name, command)));
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let request = ThroughputRequest {
             contestants: backends.chain(peers).collect::<Result<_, Failure>>()?,
             texts,
             threads: if self.threads.is_empty() {
-                vec![cores]
+                vec![cores()]
             } else {
                 self.threads.into_iter().map(usize::from).collect()
             },
@@ -122,9 +112,7 @@ impl EmbedCommand {
             runs: usize::from(self.runs),
             queries: usize::from(self.queries),
         };
-        if let Some(threads) = request.threads.iter().find(|&&threads| threads > cores) {
-            terminal.warn(&format!("{threads} threads share {}", view::counted(cores as u64, "core")));
-        }
+        warn_of_threads(terminal, &request.threads);
         let machine = Machine::here();
         let folder = tempfile::tempdir().map_err(Failure::io("cannot make a temporary folder"))?;
         let measured = {
@@ -136,13 +124,7 @@ impl EmbedCommand {
             })?
         };
         if terminal.json {
-            terminal.print_json(&ReportJson {
-                machine: &machine,
-                date: view::time(now_ms()),
-                command: env::args().collect(),
-                version: env!("CARGO_PKG_VERSION"),
-                measured: &measured,
-            })?;
+            terminal.print_json(&ReportJson::new(&machine, &measured))?;
         } else {
             print(terminal, &machine, &measured)?;
         }
@@ -151,7 +133,7 @@ impl EmbedCommand {
 }
 
 /// A backend of ours, as a process.
-fn own(
+pub(super) fn own(
     global: &Global,
     setup: &Setup,
     env: &[(OsString, OsString)],

@@ -1,4 +1,4 @@
-use super::{foreign, own_program, peer, print_machine, receive};
+use super::{ReportJson, foreign, own_program, peer, print_machine, receive, warn_of_threads};
 use crate::{
     bench::{
         Build, Contestant, Curve, Filtered, IndexBackend, IndexFigures, IndexRequest, Machine, Point,
@@ -11,11 +11,13 @@ use crate::{
         terminal::{BOLD, DIM, Terminal, UntilInterrupted},
         view,
     },
-    engine::{Setup, now_ms},
+    engine::Setup,
 };
 use clap::Args;
-use serde::Serialize;
-use std::{env, num::NonZero, path::PathBuf, thread};
+use std::path::PathBuf;
+
+/// Shares of the vectors that filters let through.
+const SHARES: [f64; 3] = [0.01, 0.1, 0.5];
 
 /// Measure how fast index backends are at which recall, and what they cost to build and to hold
 #[derive(Debug, Args)]
@@ -72,18 +74,18 @@ pub(in crate::cli) struct IndexCommand {
 
 /// The knobs of the index backends.
 #[derive(Clone, Debug, Args)]
-struct Knobs {
+pub(super) struct Knobs {
     /// Breadths of a search to try: candidates of a graph, or lists to look into
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..),
         default_values_t = [4, 10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024])]
-    ef: Vec<u32>,
+    pub(super) ef: Vec<u32>,
     /// Numbers of candidates to try that are scored again with the original vectors
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..),
         default_values_t = [10, 20, 40, 80, 160, 320, 640, 1600])]
-    rescore: Vec<u32>,
+    pub(super) rescore: Vec<u32>,
     /// An option to change between searches, with the values to try; may be given several times
     #[arg(long, value_name = "NAME=VALUES", value_parser = tuned)]
-    tune: Vec<(String, Vec<String>)>,
+    pub(super) tune: Vec<(String, Vec<String>)>,
 }
 
 impl Knobs {
@@ -96,7 +98,7 @@ impl Knobs {
     }
 
     /// The arguments that give the same.
-    fn arguments(&self) -> Vec<String> {
+    pub(super) fn arguments(&self) -> Vec<String> {
         let numbers = |values: &[u32]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut arguments =
             vec!["--ef".into(), numbers(&self.ef), "--rescore".into(), numbers(&self.rescore)];
@@ -107,28 +109,18 @@ impl Knobs {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub(super) fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "it is a number from 0 to 1".into())
 }
 
-fn tuned(text: &str) -> Result<(String, Vec<String>), String> {
+pub(super) fn tuned(text: &str) -> Result<(String, Vec<String>), String> {
     match text.split_once('=') {
         Some((name, values)) if !name.is_empty() && !values.is_empty() => {
             Ok((name.to_owned(), values.split(',').map(str::to_owned).collect()))
         }
         _ => Err("it must be NAME=VALUE,VALUE...".into()),
     }
-}
-
-#[derive(Serialize)]
-struct ReportJson<'a> {
-    machine: &'a Machine,
-    date: String,
-    command: Vec<String>,
-    version: &'static str,
-    #[serde(flatten)]
-    measured: &'a IndexFigures,
 }
 
 impl IndexCommand {
@@ -149,11 +141,10 @@ impl IndexCommand {
             batches: self.batch.into_iter().map(|batch| batch as usize).collect(),
             recall: self.recall,
             runs: usize::from(self.runs),
+            shares: SHARES.to_vec(),
+            judged: None,
         };
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        if let Some(threads) = request.threads.iter().find(|&&threads| threads > cores) {
-            terminal.warn(&format!("{threads} threads share {}", view::counted(cores as u64, "core")));
-        }
+        warn_of_threads(terminal, &request.threads);
         let machine = Machine::here();
         let folder = tempfile::tempdir().map_err(Failure::io("cannot make a temporary folder"))?;
         let measured = {
@@ -173,13 +164,7 @@ impl IndexCommand {
             )?
         };
         if terminal.json {
-            terminal.print_json(&ReportJson {
-                machine: &machine,
-                date: view::time(now_ms()),
-                command: env::args().collect(),
-                version: env!("CARGO_PKG_VERSION"),
-                measured: &measured,
-            })?;
+            terminal.print_json(&ReportJson::new(&machine, &measured))?;
         } else {
             print_machine(terminal, &machine)?;
             Table { terminal, measured: &measured, recall: request.recall }.print()?;
@@ -189,8 +174,14 @@ impl IndexCommand {
 }
 
 /// An index of ours, as a process.
-fn own(global: &Global, setup: &Setup, knobs: &Knobs, name: String) -> Result<Contestant, Failure> {
-    let mut worker = own_program(global, setup, "--index", &name)?;
+pub(super) fn own(
+    global: &Global,
+    setup: &Setup,
+    knobs: &Knobs,
+    name: String,
+) -> Result<Contestant, Failure> {
+    let line = own_program(global, setup, "--index", &name)?;
+    let mut worker = line.clone();
     worker.extend([
         "--data-dir".into(),
         setup.data_dir.clone().into(),
@@ -198,7 +189,7 @@ fn own(global: &Global, setup: &Setup, knobs: &Knobs, name: String) -> Result<Co
         "index-worker".into(),
     ]);
     worker.extend(knobs.arguments().into_iter().map(Into::into));
-    Ok(Contestant { name, worker, program: None, env: Vec::new() })
+    Ok(Contestant { name, worker, program: Some(line), env: Vec::new() })
 }
 
 struct Table<'a> {
@@ -308,7 +299,7 @@ impl Table<'_> {
             let Some(point) = curves.first().and_then(|curve| curve.points.get(curve.chosen)) else {
                 continue;
             };
-            let Point { setting, recall, speed } = point;
+            let Point { setting, recall, speed, .. } = point;
             let Speed { queries_per_s, p50_ms, p95_ms, p99_ms, .. } = speed;
             let memory = memory_bytes_per_vector.map_or_else(String::new, |bytes| format!("{bytes:.0}"));
             self.row(
@@ -356,7 +347,7 @@ fn calls_of(batch: usize) -> String {
     }
 }
 
-fn knobs_of(setting: &Setting) -> String {
+pub(super) fn knobs_of(setting: &Setting) -> String {
     setting.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }
 

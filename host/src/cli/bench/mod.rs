@@ -3,8 +3,11 @@ mod cache;
 mod embed;
 mod governor;
 mod index;
+mod matrix;
 mod quality;
 mod retrieval;
+mod search;
+mod workload;
 
 use super::{
     Failure, Outcome,
@@ -15,18 +18,19 @@ use super::{
 };
 use crate::{
     bench::{Contestant, Machine},
-    engine::Setup,
+    engine::{Setup, now_ms},
 };
 use clap::{Args, Subcommand};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     env,
     ffi::OsString,
     io::{self, BufRead as _},
+    num::NonZero,
+    thread,
 };
 
-/// Measure embedding and index backends and cache policies on data of your own or of others, and the governor of
-/// resources
+/// Measure backends, indexes, caches and the whole system, on data of your own or of others
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
     Quality(quality::QualityCommand),
@@ -35,10 +39,16 @@ pub(super) enum Bench {
     Index(index::IndexCommand),
     Cache(cache::CacheCommand),
     Governor(governor::GovernorCommand),
+    Matrix(matrix::MatrixCommand),
+    Search(search::SearchCommand),
+    Workload(workload::WorkloadCommand),
+    Soak(workload::SoakCommand),
     #[command(hide = true)]
     Worker(embed::WorkerCommand),
     #[command(hide = true)]
     IndexWorker(index::WorkerCommand),
+    #[command(hide = true)]
+    CacheWorker(matrix::CacheWorkerCommand),
 }
 
 impl Bench {
@@ -51,8 +61,13 @@ impl Bench {
             Self::Index(index) => index.run(global, terminal),
             Self::Cache(cache) => cache.run(global, terminal),
             Self::Governor(governor) => governor.run(global, terminal),
+            Self::Matrix(matrix) => matrix.run(global, terminal),
+            Self::Search(search) => search.run(global, terminal),
+            Self::Workload(workload) => workload.run(global, terminal),
+            Self::Soak(soak) => soak.run(global, terminal),
             Self::Worker(worker) => worker.run(global, terminal),
             Self::IndexWorker(worker) => worker.run(global, terminal),
+            Self::CacheWorker(worker) => worker.run(global, terminal),
         }
     }
 }
@@ -120,6 +135,36 @@ fn receive<R: DeserializeOwned>() -> impl FnMut() -> Result<Option<R>, Failure> 
         };
         line.map(parse).transpose()
     }
+}
+
+/// What was measured, and where, when and how, as JSON.
+#[derive(Serialize)]
+struct ReportJson<'a, T> {
+    machine: &'a Machine,
+    date: String,
+    command: Vec<String>,
+    version: &'static str,
+    #[serde(flatten)]
+    measured: T,
+}
+
+impl<'a, T: Serialize> ReportJson<'a, T> {
+    fn new(machine: &'a Machine, measured: T) -> Self {
+        let (date, command) = (view::time(now_ms()), env::args().collect());
+        Self { machine, date, command, version: env!("CARGO_PKG_VERSION"), measured }
+    }
+}
+
+/// Says so where there are more threads than cores.
+fn warn_of_threads(terminal: &Terminal, threads: &[usize]) {
+    let cores = cores();
+    if let Some(threads) = threads.iter().find(|&&threads| threads > cores) {
+        terminal.warn(&format!("{threads} threads share {}", view::counted(cores as u64, "core")));
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn print_machine(terminal: &Terminal, machine: &Machine) -> Result<(), Failure> {

@@ -1,12 +1,9 @@
 //! Vectors as lines of JSON, or as a NumPy array. A file appears under its name when it is whole.
 use super::{
-    super::{
-        Failure,
-        npy::{self, Dtype},
-        whole_file::WholeFile,
-    },
+    super::{Failure, whole_file::WholeFile},
     input::Text,
 };
+use crate::npy::{self, Dtype};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::ValueEnum;
 use serde::Serialize;

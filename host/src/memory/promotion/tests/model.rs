@@ -463,9 +463,11 @@ impl World {
             let it = &self.records[&record.id];
             let superseded = it.superseded.map(|by| ulids[&by].clone());
             let Record { layer, access_count, last_access_ms, importance, expires_ms, superseded_by, .. } =
-                record;
-            assert_eq!((layer, access_count, last_access_ms), (it.layer, it.count, it.last), "{record:?}");
-            assert_eq!((importance, expires_ms, superseded_by), (it.importance, it.expires, superseded));
+                &record;
+            let use_of_it = (*layer, *access_count, *last_access_ms);
+            assert_eq!(use_of_it, (it.layer, it.count, it.last), "{record:?}");
+            let expected = (&it.importance, &it.expires, &superseded);
+            assert_eq!((importance, expires_ms, superseded_by), expected);
         }
     }
 }

@@ -1,0 +1,454 @@
+//! A steady load on the engine itself, at rates that do not wait for it.
+//!
+//! Operations have the times at which they are due, whatever became of those before (an open loop). Latency counts
+//! from then and not from when a thread was free to begin, so that a stall is seen in all operations that it held up
+//! (Tene, "How NOT to Measure Latency", 2015, calls the error coordinated omission).
+mod judge;
+mod search;
+mod tally;
+mod trend;
+
+pub use judge::{Sla, Verdict};
+pub use search::{Searches, measure_searches};
+pub use tally::{Operations, Quantiles};
+pub use trend::{MemoryTrend, Sample};
+
+use super::BenchError;
+use crate::{
+    engine::{Engine, EngineError, NewMemory, SearchRequest},
+    store::{Filter, Layer, RecordId},
+};
+use magray_plugin_api::CallContext;
+use serde::Serialize;
+use std::{
+    collections::VecDeque,
+    fs,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use tally::Tally;
+
+/// What to do, and how often.
+#[derive(Clone, Debug)]
+pub struct WorkloadRequest {
+    /// How long, after the warm-up.
+    pub time: Duration,
+    /// How long the load is there before anything counts.
+    pub warm_up: Duration,
+    /// Records that are added in a second; 0 adds none.
+    pub inserts: f64,
+    /// Queries in a second; 0 asks none.
+    pub searches: f64,
+    /// Records in one call, one size after the other, each for an equal part of the time.
+    pub batches: Vec<usize>,
+    /// Results of a query.
+    pub k: usize,
+    /// Threads that search; a quarter as many add.
+    pub threads: usize,
+    /// Records that are there before.
+    pub records: usize,
+    /// Whether as many of the oldest records are forgotten as are added, so that what is stored stays as much.
+    pub steady: bool,
+    /// The texts: those of the records, and the beginnings of some as queries.
+    pub texts: Vec<String>,
+    /// Different queries, asked by Zipf's law.
+    pub queries: usize,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Workload {
+    /// Seconds that count.
+    pub seconds: f64,
+    /// Records at the end.
+    pub records: u64,
+    /// Queries.
+    pub search: Operations,
+    /// Calls that add records, by the size of a call.
+    pub inserts: Vec<Inserts>,
+    /// Queries and records in a second.
+    pub items_per_s: f64,
+    /// The share of the queries whose vector came from the cache.
+    pub hit_rate: f64,
+    /// The share of all calls that failed.
+    pub error_rate: f64,
+    /// What the first of them said.
+    pub first_error: Option<String>,
+    /// Memory of the whole machine in use at the end, 0 to 1; none where the system does not tell.
+    pub memory_used: Option<f64>,
+    /// Memory of this process, second by second.
+    pub memory: MemoryTrend,
+}
+
+/// Calls that add so many records each.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inserts {
+    /// Records in one call.
+    pub batch: usize,
+    /// The calls.
+    #[serde(flatten)]
+    pub calls: Operations,
+}
+
+/// Records stored in one call before the load.
+const FILLING: usize = 500;
+/// After the end, by share of the time, what has not begun is given up, and has failed.
+const OVERTIME: f64 = 0.25;
+/// Words of a query.
+const QUERY_WORDS: usize = 8;
+
+/// Fills an engine that is empty and puts the load on it. `done` is told each second how many have passed, and of how
+/// many.
+///
+/// # Errors
+/// [`BenchError`] where the load cannot begin; what fails then is counted.
+pub fn run_workload(
+    cx: &dyn CallContext,
+    engine: &Arc<Engine>,
+    request: &WorkloadRequest,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Workload, BenchError> {
+    let load = Load::new(request)?;
+    load.fill(cx, engine)?;
+    // As in a program that lives long; ends with this function.
+    let _background = engine.start_background(|_| {}).map_err(EngineError::from)?;
+    let start = Instant::now();
+    let (found, stored, memory) = thread::scope(|scope| {
+        let load = &load;
+        let searchers: Vec<_> = (0..request.threads.max(1))
+            .map(|_| scope.spawn(move || load.search(cx, engine, start)))
+            .collect();
+        let writers: Vec<_> = (0..request.threads.div_ceil(4))
+            .map(|_| scope.spawn(move || load.insert(cx, engine, start)))
+            .collect();
+        let memory = watch(cx, start, request, progress);
+        let of = |threads: Vec<thread::ScopedJoinHandle<'_, Tally>>| {
+            let tallies = threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            tallies.fold(Tally::default(), Tally::with)
+        };
+        (of(searchers), of(writers), memory)
+    });
+    if cx.is_cancelled() {
+        return Err(BenchError::Interrupted);
+    }
+    let records = engine.store().count(&Filter::default()).map_err(EngineError::from)?;
+    Ok(load.report(found, stored, memory, records))
+}
+
+/// What threads share.
+struct Load<'a> {
+    request: &'a WorkloadRequest,
+    queries: Vec<String>,
+    /// Of the ranks by Zipf's law, summed.
+    sums: Vec<f64>,
+    next_search: AtomicU64,
+    next_insert: AtomicU64,
+    /// Texts that were given away.
+    given: AtomicU64,
+    oldest: Mutex<VecDeque<RecordId>>,
+    /// Calls that add: when each is due, and how many records it has.
+    inserts: Vec<(Duration, usize)>,
+}
+
+impl<'a> Load<'a> {
+    fn new(request: &'a WorkloadRequest) -> Result<Self, BenchError> {
+        let fault = |fault: &str| BenchError::Worker { name: "the load".into(), fault: fault.into() };
+        if request.texts.is_empty() || request.batches.contains(&0) || request.batches.is_empty() {
+            return Err(fault("it needs texts, and calls of one record or more"));
+        }
+        let beginnings = request
+            .texts
+            .iter()
+            .map(|text| text.split_whitespace().take(QUERY_WORDS).collect::<Vec<_>>().join(" "));
+        let mut queries: Vec<String> =
+            beginnings.filter(|query| !query.is_empty()).take(request.queries).collect();
+        queries.dedup();
+        if queries.is_empty() {
+            return Err(fault("its texts have no word"));
+        }
+        let mut sum = 0.0;
+        let sums = (1..=queries.len()).map(|rank| {
+            sum += 1.0 / rank as f64;
+            sum
+        });
+        Ok(Self {
+            request,
+            sums: sums.collect(),
+            queries,
+            next_search: AtomicU64::new(0),
+            next_insert: AtomicU64::new(0),
+            given: AtomicU64::new(0),
+            oldest: Mutex::default(),
+            inserts: schedule(request),
+        })
+    }
+
+    fn end(&self) -> Duration {
+        self.request.warm_up + self.request.time
+    }
+
+    fn fill(&self, cx: &dyn CallContext, engine: &Engine) -> Result<(), BenchError> {
+        let mut left = self.request.records;
+        while left > 0 {
+            let batch = left.min(FILLING);
+            self.add(cx, engine, batch)?;
+            left -= batch;
+        }
+        // The first search opens the index.
+        self.ask(cx, engine, &self.queries[0])?;
+        Ok(())
+    }
+
+    fn add(&self, cx: &dyn CallContext, engine: &Engine, count: usize) -> Result<(), BenchError> {
+        let text = |_| {
+            let at = self.given.fetch_add(1, Ordering::Relaxed) as usize;
+            let (round, at) = (at / self.request.texts.len(), at % self.request.texts.len());
+            let text = &self.request.texts[at];
+            // The same text again would be the same record.
+            let text = if round == 0 { text.clone() } else { format!("{text} ({round})") };
+            NewMemory { text, layer: Some(Layer::Assets), ..NewMemory::default() }
+        };
+        let added = engine.add(cx, (0..count).map(text).collect())?;
+        if self.request.steady {
+            let mut oldest = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+            oldest.extend(added.iter().map(|added| added.id));
+            let more = oldest.len().saturating_sub(self.request.records.max(1));
+            let gone: Vec<RecordId> = oldest.drain(..more).collect();
+            drop(oldest);
+            if !gone.is_empty() {
+                engine.store().forget(&gone).map_err(EngineError::from)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the cache answered for the vector.
+    fn ask(&self, cx: &dyn CallContext, engine: &Engine, query: &str) -> Result<bool, BenchError> {
+        let settings = engine.setup().config.memory.search.clone();
+        let answer = engine.search(cx, &SearchRequest::new(query, self.request.k, settings))?;
+        Ok(answer.vector.is_some_and(|leg| leg.cached))
+    }
+
+    fn search(&self, cx: &dyn CallContext, engine: &Engine, start: Instant) -> Tally {
+        let mut tally = Tally::default();
+        if self.request.searches <= 0.0 {
+            return tally;
+        }
+        loop {
+            let n = self.next_search.fetch_add(1, Ordering::Relaxed);
+            let due = Duration::from_secs_f64(n as f64 / self.request.searches);
+            if due >= self.end() || !until(cx, start + due) {
+                return tally;
+            }
+            let query = &self.queries[self.rank(n)];
+            tally.time(due >= self.request.warm_up, start + due, 1, || {
+                self.in_time(start).and_then(|()| self.ask(cx, engine, query))
+            });
+        }
+    }
+
+    fn insert(&self, cx: &dyn CallContext, engine: &Engine, start: Instant) -> Tally {
+        let mut tally = Tally::default();
+        loop {
+            let n = self.next_insert.fetch_add(1, Ordering::Relaxed);
+            let Some(&(due, batch)) = self.inserts.get(n as usize) else { return tally };
+            if !until(cx, start + due) {
+                return tally;
+            }
+            let counts = due >= self.request.warm_up;
+            tally.time(counts, start + due, batch, || {
+                self.in_time(start).and_then(|()| self.add(cx, engine, batch)).map(|()| false)
+            });
+        }
+    }
+
+    /// An error where the system is so far behind that the load would never end.
+    fn in_time(&self, start: Instant) -> Result<(), BenchError> {
+        if start.elapsed() <= self.end().mul_f64(1.0 + OVERTIME) {
+            return Ok(());
+        }
+        let fault = "it was given up long after it was due: the system does not keep up".to_owned();
+        Err(BenchError::Worker { name: "the load".into(), fault })
+    }
+
+    /// Of the n-th query, by Zipf's law; the same in every run.
+    fn rank(&self, n: u64) -> usize {
+        // The finalizer of SplitMix64 (Steele et al., OOPSLA 2014).
+        let mut z = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let share = ((z ^ z >> 31) >> 11) as f64 / (1_u64 << 53) as f64;
+        let wanted = share * self.sums.last().copied().unwrap_or(1.0);
+        self.sums.partition_point(|&sum| sum < wanted).min(self.sums.len() - 1)
+    }
+
+    fn report(&self, found: Tally, stored: Tally, memory: MemoryTrend, records: u64) -> Workload {
+        let seconds = self.request.time.as_secs_f64();
+        let search = found.of(1, seconds);
+        // Each size has its part of the time.
+        let part = seconds / self.request.batches.len() as f64;
+        let mut sizes = self.request.batches.clone();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let inserts = sizes.iter().map(|&batch| {
+            let parts = self.request.batches.iter().filter(|&&size| size == batch).count() as f64;
+            Inserts { batch, calls: stored.of(batch, part * parts) }
+        });
+        let inserts: Vec<Inserts> = inserts.filter(|inserts| inserts.calls.calls > 0).collect();
+        let records_added: u64 =
+            inserts.iter().map(|of| (of.calls.calls - of.calls.failed) * of.batch as u64).sum();
+        let calls = search.calls + inserts.iter().map(|of| of.calls.calls).sum::<u64>();
+        let failed = search.failed + inserts.iter().map(|of| of.calls.failed).sum::<u64>();
+        Workload {
+            seconds,
+            records,
+            items_per_s: ((search.calls - search.failed) + records_added) as f64 / seconds,
+            hit_rate: found.cached as f64 / (search.calls - search.failed).max(1) as f64,
+            error_rate: failed as f64 / calls.max(1) as f64,
+            first_error: found.first_error.or(stored.first_error),
+            memory_used: memory_used(),
+            search,
+            inserts,
+            memory,
+        }
+    }
+}
+
+/// When each call that adds is due, and how many records it has. The sizes share the time after the warm-up, which has
+/// the first of them.
+fn schedule(request: &WorkloadRequest) -> Vec<(Duration, usize)> {
+    let mut calls = Vec::new();
+    if request.inserts <= 0.0 {
+        return calls;
+    }
+    let part = request.time.as_secs_f64() / request.batches.len() as f64;
+    let warm_up = request.warm_up.as_secs_f64();
+    let first = request.batches.first().map(|&batch| (0.0, warm_up, batch));
+    let others = request.batches.iter().enumerate().map(|(place, &batch)| {
+        let from = warm_up + place as f64 * part;
+        (from, from + part, batch)
+    });
+    for (from, to, batch) in first.into_iter().chain(others) {
+        let every = batch as f64 / request.inserts;
+        let times = (0..).map(|n| from + f64::from(n) * every).take_while(|&due| due < to);
+        calls.extend(times.map(|due| (Duration::from_secs_f64(due), batch)));
+    }
+    calls
+}
+
+/// Waits until something is due; false where the load was called off.
+fn until(cx: &dyn CallContext, due: Instant) -> bool {
+    // In steps, so that Ctrl-C is heard.
+    loop {
+        if cx.is_cancelled() {
+            return false;
+        }
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        thread::sleep(left.min(Duration::from_millis(100)));
+    }
+}
+
+/// Looks at the memory of this process each second until the end.
+fn watch(
+    cx: &dyn CallContext,
+    start: Instant,
+    request: &WorkloadRequest,
+    progress: &dyn Fn(u64, u64),
+) -> MemoryTrend {
+    let mut samples = Vec::new();
+    let all = (request.warm_up + request.time).as_secs();
+    for second in request.warm_up.as_secs().. {
+        let due = Duration::from_secs(second);
+        if due > request.warm_up + request.time || !until(cx, start + due) {
+            break;
+        }
+        progress(second, all);
+        samples.extend(resident_bytes().map(|bytes| Sample { second: start.elapsed().as_secs_f64(), bytes }));
+    }
+    MemoryTrend::of(samples)
+}
+
+/// Memory of this process; none where the system does not tell.
+fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    kib(&status, "VmRSS:").map(|kib| kib * 1024)
+}
+
+/// The share of the machine's memory that is in use.
+fn memory_used() -> Option<f64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    Some(1.0 - kib(&info, "MemAvailable:")? as f64 / kib(&info, "MemTotal:")? as f64)
+}
+
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> WorkloadRequest {
+        WorkloadRequest {
+            time: Duration::from_secs(8),
+            warm_up: Duration::from_secs(1),
+            inserts: 100.0,
+            searches: 1000.0,
+            batches: vec![1, 10, 50, 100],
+            k: 10,
+            threads: 4,
+            records: 0,
+            steady: false,
+            texts: vec!["one two".into(), "three four five".into(), " ".into()],
+            queries: 10,
+        }
+    }
+
+    #[test]
+    fn each_size_of_call_has_its_part_of_the_time_and_the_rate_stays() {
+        let calls = schedule(&request());
+        for (place, batch) in [1, 10, 50, 100].into_iter().enumerate() {
+            let from = Duration::from_secs(1 + 2 * place as u64);
+            let of = calls.iter().filter(|(due, _)| (from..from + Duration::from_secs(2)).contains(due));
+            let of: Vec<_> = of.collect();
+            assert_eq!((of.len(), of.iter().all(|(_, size)| *size == batch)), (200 / batch, true));
+        }
+        assert!(calls.is_sorted());
+        assert_eq!(schedule(&WorkloadRequest { inserts: 0.0, ..request() }), []);
+    }
+
+    #[test]
+    fn queries_are_asked_by_zipfs_law() {
+        let texts: Vec<String> = (0..100).map(|n| format!("text {n}")).collect();
+        let request = WorkloadRequest { texts, queries: 100, ..request() };
+        let load = Load::new(&request).expect("texts");
+        let mut counts = vec![0_u32; 100];
+        (0..100_000).for_each(|n| counts[load.rank(n)] += 1);
+        let harmonic: f64 = (1..=100).map(|rank| 1.0 / f64::from(rank)).sum();
+        for rank in [1, 2, 10] {
+            let share = f64::from(counts[rank - 1]) / 100_000.0 * harmonic * rank as f64;
+            assert!((share - 1.0).abs() < 0.1, "{rank}: {share}");
+        }
+    }
+
+    #[test]
+    fn a_load_without_texts_or_with_empty_calls_does_not_begin() {
+        for broken in [
+            WorkloadRequest { texts: Vec::new(), ..request() },
+            WorkloadRequest { texts: vec!["  ".into()], ..request() },
+            WorkloadRequest { batches: vec![0], ..request() },
+        ] {
+            assert!(Load::new(&broken).is_err(), "{broken:?}");
+        }
+    }
+}
