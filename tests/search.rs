@@ -76,7 +76,7 @@ fn a_search_explains_itself() {
     let best = |mode: &str| {
         home.json(&["search", "tides", "--mode", mode])["hits"][0]["score"].as_f64().expect("a score")
     };
-    assert!(best("vector") < 1.0 && (best("hybrid") - 1.0).abs() < 1e-6);
+    assert!(best("vector") < 1.0 && best("hybrid") >= 1.0);
     home.run(&["search", "tides", "--mode", "vector", "--min-score", "0.999"]).expect(1);
     home.run(&["search", "tides", "--min-score", "0.999"]).expect(0);
     home.run(&["search", "tides", "--mode", "sideways"]).expect(2).says(&["hybrid"]);
