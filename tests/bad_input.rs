@@ -52,7 +52,7 @@ fn ids_that_name_nothing_or_too_much_are_said() {
 fn numbers_out_of_range_are_wrong_usage() {
     let home = Home::new();
     for args in
-        [&["search", "x", "-k", "0"][..], &["search", "x", "--min-score", "7"], &["list", "-n", "many"]]
+        [&["search", "x", "-k", "0"][..], &["search", "x", "--min-score", "high"], &["list", "-n", "many"]]
     {
         home.run(args).expect(2);
     }

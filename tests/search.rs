@@ -69,14 +69,14 @@ fn a_search_explains_itself() {
     assert!(home.json(&["search", "tides"])["hits"][0]["explain"].is_null());
     let shown = home.run(&["search", "tides", "--explain", "--fusion", "rrf"]).expect(0).stdout;
     assert!(
-        shown.contains("keyword #1") && shown.contains("vector #1") && shown.contains("x 1.00"),
+        shown.contains("keyword #1") && shown.contains("vector #1") && shown.contains(" x 1."),
         "{shown}"
     );
     // Each mode has scores of its own, and so has --min-score.
     let best = |mode: &str| {
         home.json(&["search", "tides", "--mode", mode])["hits"][0]["score"].as_f64().expect("a score")
     };
-    assert!(best("vector") < 1.0 && (best("hybrid") - 1.0).abs() < 1e-6);
+    assert!(best("vector") < 1.0 && best("hybrid") >= 1.0);
     home.run(&["search", "tides", "--mode", "vector", "--min-score", "0.999"]).expect(1);
     home.run(&["search", "tides", "--min-score", "0.999"]).expect(0);
     home.run(&["search", "tides", "--mode", "sideways"]).expect(2).says(&["hybrid"]);
@@ -108,7 +108,7 @@ fn a_record_is_found_until_another_replaces_it_and_by_its_time_after_that() {
     // An export carries it all.
     let file = home.path().join("all.jsonl");
     let file = file.to_str().expect("UTF-8");
-    home.run(&["export", file]).expect(0);
+    home.run(&["export", "--out", file]).expect(0);
     let other = Home::new();
     other.run(&["import", file]).expect(0);
     assert_eq!(other.search(&["rotates"]), [tuesday]);

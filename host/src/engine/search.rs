@@ -1,10 +1,11 @@
 use super::{Engine, EngineError, Reranking, Vectors, now_ms};
 use crate::{
     config::{FusionKind, Search as Settings, SearchMode},
-    embedding::Embedded,
+    embedding::{Embedded, EmbeddingError},
     memory::{
         Fused, Fusion, LegScore, Passage, RankFactor, add_documents, best_passages, fuse, passage_with_terms,
     },
+    plugins::PluginError,
     store::{Filter, IdSet, Layer, Record, RecordId, Standing, query_terms},
 };
 use magray_plugin_api::{CallContext, DeviceReport, Role, SearchParams};
@@ -385,9 +386,16 @@ fn leg_score(leg: Option<LegScore>) -> f32 {
     leg.map_or(0.0, |leg| leg.score)
 }
 
-/// Whether the words alone can answer in spite of it.
+/// Whether the words alone can answer in spite of it. A name that nobody knows is a mistake of who wrote it.
 fn can_do_without(error: &EngineError) -> bool {
-    matches!(error, EngineError::Plugin(_) | EngineError::Embedding(_) | EngineError::Index(_))
+    match error {
+        EngineError::Plugin(error) => !matches!(error, PluginError::Unknown { .. }),
+        EngineError::Embedding(EmbeddingError::Start(error)) => {
+            !matches!(**error, PluginError::Unknown { .. })
+        }
+        EngineError::Embedding(_) | EngineError::Index(_) => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
