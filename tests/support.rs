@@ -181,5 +181,6 @@ pub(crate) const HNSW: &str = library!("magray_index_hnsw_plugin");
 pub(crate) const NATIVE: &str = library!("magray_index_native_plugin");
 pub(crate) const LRU: &str = library!("magray_cache_lru_plugin");
 pub(crate) const CHAOS: &str = library!("magray_chaos_plugin");
+pub(crate) const FAULTY: &str = library!("magray_faulty_plugin");
 pub(crate) const MORTAL: &str = library!("magray_mortal_plugin");
 pub(crate) const CRASH: &str = library!("magray_crash_plugin");

@@ -19,7 +19,7 @@ pub use index_files::{FileReport, IndexProgress, IndexReport, IndexRequest};
 pub use model::{ModelChoice, ModelOrigins};
 pub use reembed::{Place, Reembed, ReembedPlan, ReembedReport, SpaceReport};
 pub use search::{SearchHit, SearchRequest, SearchResponse};
-pub use setup::{Setup, default_data_dir};
+pub use setup::{LINKED, Setup, default_data_dir};
 pub use transfer::{BadLine, ExportReport, ExportVectors, ImportInput, ImportProgress, ImportReport};
 
 use crate::{

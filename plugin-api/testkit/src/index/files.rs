@@ -26,6 +26,7 @@ pub(super) const CHECKS: &[Entry] = &[
     ("refuses-missing-files", "a folder without a file of the index is an error", refuses_missing_files),
     ("refuses-truncated-files", "a truncated file gives CORRUPT_DATA", refuses_truncated_files),
     ("survives-damaged-files", "no damage of a file makes open() or a search panic", survives_damaged_files),
+    ("fuzz", "random calls, wrong ones among them, and save() and open() change no answer", fuzz),
 ];
 
 impl Subject<'_> {
@@ -132,7 +133,7 @@ fn opened_is_writable(subject: &Subject<'_>) -> Checked {
 }
 
 fn agrees_reopened(subject: &Subject<'_>) -> Checked {
-    agrees_with_model(subject, 100, |index| subject.reopened(&*index))
+    agrees_with_model(subject, 10, 100, |index| subject.reopened(&*index))
 }
 
 fn outlives_its_files(subject: &Subject<'_>) -> Checked {
@@ -212,4 +213,26 @@ fn survives_damaged_files(subject: &Subject<'_>) -> Checked {
         fs::write(&path, bytes)?;
     }
     Ok(())
+}
+
+fn fuzz(subject: &Subject<'_>) -> Checked {
+    let seed = subject.settings.seed;
+    let mut random = Random(seed);
+    let done = agrees_with_model(subject, seed, 150, |index| {
+        let dim = index.spec().dim;
+        let ids: Vec<u64> = (0..=random.below(4)).collect();
+        let mut rows = random.vectors(ids.len(), dim);
+        // One fault in a call that is right but for it.
+        match random.below(3) {
+            0 => rows[random.below(dim as u64) as usize] = f32::NAN,
+            1 => rows.truncate(rows.len() - 1 - random.below(dim as u64 - 1) as usize),
+            _ => rows.extend(random.vectors(1, dim)),
+        }
+        refused("a wrong upsert", ErrorCode::INVALID_INPUT, index.upsert(&Cx::free(), &ids, &rows))?;
+        if subject.open.is_some() && random.below(2) == 0 { subject.reopened(&*index) } else { Ok(index) }
+    });
+    done.map_err(|outcome| match outcome {
+        Outcome::Failed(why) => Outcome::Failed(format!("seed {seed}: {why}")),
+        outcome => outcome,
+    })
 }
