@@ -62,8 +62,10 @@ fn every_fault_is_found_by_its_check() {
 fn every_check_has_a_fault() {
     for kind in [Embedder, Index, CachePolicy] {
         let mut names: Vec<_> = testkit::checks(kind).into_iter().map(|check| check.0).collect();
-        let without: Vec<_> =
-            names.iter().filter(|name| !FAULTS.iter().any(|fault| (fault.0, fault.2) == (kind, name))).collect();
+        let without: Vec<_> = names
+            .iter()
+            .filter(|name| !FAULTS.iter().any(|fault| (fault.0, fault.2) == (kind, name)))
+            .collect();
         assert!(without.is_empty(), "{kind}: {without:?}");
         let count = names.len();
         names.sort_unstable();
@@ -91,11 +93,13 @@ fn what_it_cannot_do_is_skipped() {
     let home = Home::new();
     let names = ["scores-dot", "scores-l2", "refuses-zero-under-cosine"];
     let only: Vec<_> = names.iter().flat_map(|name| ["--only", name]).collect();
-    let (ran, checks) = check(&home, Index, "does_only_l2", &[&only[..], &["--component", "faulty"]].concat());
+    let (ran, checks) =
+        check(&home, Index, "does_only_l2", &[&only[..], &["--component", "faulty"]].concat());
     // The other kinds have no such checks.
     ran.expect(0);
     let outcomes: Vec<_> = checks.iter().map(|check| (&check["name"], &check["outcome"])).collect();
-    let wanted = [("refuses-zero-under-cosine", "skipped"), ("scores-dot", "skipped"), ("scores-l2", "passed")];
+    let wanted =
+        [("refuses-zero-under-cosine", "skipped"), ("scores-dot", "skipped"), ("scores-l2", "passed")];
     for (name, outcome) in wanted {
         assert!(outcomes.contains(&(&name.into(), &outcome.into())), "{outcomes:?}");
     }

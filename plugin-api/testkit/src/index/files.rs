@@ -5,7 +5,7 @@ use super::{
     unit_vectors,
 };
 use crate::{Checked, Cx, Outcome, ensure, random::Random, refused};
-use magray_plugin_api::{ErrorCode, IndexSpec, VectorIndex};
+use magray_plugin_api::{Error, ErrorCode, Hit, IndexSpec, SearchParams, VectorIndex};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -166,8 +166,10 @@ fn refuses_missing_files(subject: &Subject<'_>) -> Checked {
     let dir = saved(&*subject.filled(20)?.0)?;
     for (path, bytes) in files(dir.path())? {
         fs::remove_file(&path)?;
-        let opened = subject.open(subject.spec(), dir.path())?.is_ok();
-        ensure!(!opened, "it opened without {}", path.display());
+        match subject.open(subject.spec(), dir.path())? {
+            Err(error) => no_panic(&error)?,
+            Ok(_) => return Err(Outcome::Failed(format!("it opened without {}", path.display()))),
+        }
         fs::write(&path, bytes)?;
     }
     Ok(())
@@ -194,6 +196,12 @@ fn refuses_truncated_files(subject: &Subject<'_>) -> Checked {
     Ok(())
 }
 
+/// Over the boundary a panic is an error of its own code.
+fn no_panic(error: &Error) -> Checked {
+    ensure!(error.code() != ErrorCode::PANICKED, "{error}");
+    Ok(())
+}
+
 fn survives_damaged_files(subject: &Subject<'_>) -> Checked {
     let dir = saved(&*subject.filled(30)?.0)?;
     let mut random = Random(15);
@@ -205,9 +213,16 @@ fn survives_damaged_files(subject: &Subject<'_>) -> Checked {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1 + random.below(255) as u8;
             fs::write(&path, damaged)?;
-            if let Ok(opened) = subject.open(subject.spec(), dir.path())? {
-                // The answer may be wrong or an error.
-                let _ = search(&*opened, &unit_vectors(12, 1), 10, None);
+            // The answer may be wrong or an error.
+            match subject.open(subject.spec(), dir.path())? {
+                Err(error) => no_panic(&error)?,
+                Ok(opened) => {
+                    let mut hits = vec![Hit::NONE; 10];
+                    let query = unit_vectors(12, 1);
+                    let found =
+                        opened.search(&Cx::free(), &query, 10, SearchParams::default(), None, &mut hits);
+                    found.or_else(|error| no_panic(&error))?;
+                }
             }
         }
         fs::write(&path, bytes)?;

@@ -179,7 +179,7 @@ impl VectorIndex for Exact {
         if fault == Fault::OpensReadOnly && self.opened.is_some() {
             return Err(Error::new(ErrorCode::UNSUPPORTED, "it is sealed"));
         }
-        assert!(fault != Fault::HatesChance || ids != [0, 1], "asked to panic at 0, 1");
+        assert!(fault != Fault::HatesChance || ids.len() != 5, "asked to panic at 5 ids");
         if fault != Fault::IgnoresCancel {
             cx.check()?;
         }
