@@ -55,6 +55,9 @@ pub(in crate::cli) struct Check {
     /// Write the report as JUnit XML too
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Show only the checks that did not pass
+    #[arg(long)]
+    brief: bool,
 }
 
 /// What was found out about one component.
@@ -82,6 +85,7 @@ impl Check {
             memory: 4096,
             seed: None,
             junit: None,
+            brief: true,
         }
     }
 
@@ -184,7 +188,8 @@ impl Check {
             };
             progress.0.inc(1);
             // What follows from the first failure is told once, by the count.
-            if !terminal.json && !broken {
+            let told = self.brief && finding.outcome == Verdict::Passed;
+            if !terminal.json && !broken && !told {
                 progress.0.suspend(|| show(terminal, &finding))?;
             }
             report.checks.push(finding);
