@@ -212,4 +212,10 @@ fn what_a_server_says_is_told_and_no_key_is() {
     let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let home = home_with(&format!("http://{closed}/api/embed"), ", retries = 0");
     home.run(&["--backend", "served", "add", "a text"]).expect(3).says(&["/api/embed"]);
+
+    // The system takes the connection, and nobody ever answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/api/embed", silent.local_addr().expect("an address"));
+    let home = home_with(&url, ", retries = 0, timeout_ms = 200");
+    home.run(&["--backend", "served", "add", "a text"]).expect(3).says(&["/api/embed", "timeout"]);
 }

@@ -9,7 +9,6 @@ use magray_plugin_api::{
 use options::Options;
 use server::Server;
 use std::{
-    collections::HashMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -41,7 +40,10 @@ impl CreateEmbedder for HttpEmbedder {
             dim => dim,
         };
         if dim == 0 {
-            return Err(Error::new(ErrorCode::UNAVAILABLE, format!("{} answers with empty vectors", options.url)));
+            return Err(Error::new(
+                ErrorCode::UNAVAILABLE,
+                format!("{} answers with empty vectors", options.url),
+            ));
         }
         // How a server counts tokens it does not tell, and it cuts long texts itself.
         let info = EmbedderInfo {
@@ -65,16 +67,20 @@ impl HttpEmbedder {
         answered
     }
 
-    /// Writes a vector as one of length 1: some servers do not, and cut ones are not.
+    /// Writes a vector as one of length 1, which those of some servers are not. A zero vector stays zero: the model
+    /// has no token for the text.
     fn write(&self, text: &str, vector: &[f32], row: &mut [f32]) -> Result<()> {
         let length = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-        if vector.len() != row.len() || !length.is_finite() || length == 0.0 {
+        if vector.len() != row.len() || !length.is_finite() {
             let shown: String = text.chars().take(40).collect();
             let what = format!("{} numbers of length {length}, expected {}", vector.len(), row.len());
-            return Err(Error::new(ErrorCode::UNAVAILABLE, format!("{}: for {shown:?} {what}", self.options.url)));
+            return Err(Error::new(
+                ErrorCode::UNAVAILABLE,
+                format!("{}: for {shown:?} {what}", self.options.url),
+            ));
         }
         for (out, &v) in row.iter_mut().zip(vector) {
-            *out = (f64::from(v) / length) as f32;
+            *out = if length > 0.0 { (f64::from(v) / length) as f32 } else { 0.0 };
         }
         Ok(())
     }
@@ -108,30 +114,19 @@ impl Embedder for HttpEmbedder {
             Role::Query => &self.options.query_prefix,
             Role::Passage => &self.options.passage_prefix,
         };
-        // Servers refuse a text without a character that counts; such a text has no direction. Equal texts are asked
-        // for once.
-        let mut places: HashMap<&str, Vec<usize>> = HashMap::new();
-        let mut asked = Vec::new();
-        for (at, &text) in texts.iter().enumerate() {
-            let places = places.entry(text).or_default();
-            if places.is_empty() && !is_blank(text) {
-                asked.push(text);
-            }
-            places.push(at);
-        }
         out.fill(0.0);
-        if asked.is_empty() {
+        // Servers refuse a text without a character that counts; it has no direction, so its vector stays zero.
+        let asked = || texts.iter().zip(0..).filter(|(text, _)| !is_blank(text));
+        let sent: Vec<String> = asked().map(|(text, _)| format!("{prefix}{text}")).collect();
+        if sent.is_empty() {
             return Ok(());
         }
-        let sent: Vec<String> = asked.iter().map(|text| format!("{prefix}{text}")).collect();
         let sent: Vec<&str> = sent.iter().map(String::as_str).collect();
         let vectors = self.ask(cx, &sent)?;
-        for (text, vector) in asked.iter().zip(&vectors) {
-            for &at in &places[text] {
-                self.write(text, vector, &mut out[at * self.info.dim..][..self.info.dim])?;
-            }
-        }
-        Ok(())
+        let dim = self.info.dim;
+        asked()
+            .zip(&vectors)
+            .try_for_each(|((text, at), vector)| self.write(text, vector, &mut out[at * dim..][..dim]))
     }
 
     fn warm_up(&self, cx: &dyn CallContext) -> Result<()> {

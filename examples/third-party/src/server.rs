@@ -137,7 +137,8 @@ impl Server {
             413 => Error::new(ErrorCode::OUT_OF_MEMORY, format!("{}: {message}", self.options.url)),
             _ => self.unavailable(&message),
         };
-        let seconds = headers.get("retry-after").and_then(|after| after.to_str().ok()?.trim().parse::<u64>().ok());
+        let seconds =
+            headers.get("retry-after").and_then(|after| after.to_str().ok()?.trim().parse::<u64>().ok());
         let busy = matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504);
         Failure { error, again: busy.then_some(seconds.map(Duration::from_secs)) }
     }
@@ -156,7 +157,8 @@ impl Server {
         struct Ollama {
             embeddings: Vec<Vec<f32>>,
         }
-        let odd = |error: serde_json::Error| format!("its answer is not that of {}: {error}", self.options.api());
+        let odd =
+            |error: serde_json::Error| format!("its answer is not that of {}: {error}", self.options.api());
         let vectors = if self.options.is_ollama() {
             serde_json::from_slice::<Ollama>(text).map_err(odd)?.embeddings
         } else {
