@@ -69,6 +69,7 @@ fn a_project_cannot_make_the_program_load_its_library() {
     let by_environment =
         |home: &Home| Ran::of(home.command(&["add", "a text"]).env("MAGRAY_CONFIG", &config));
     by_environment(&home).expect(3).says(&["have not trusted"]);
+    with(&["plugin", "check", "chaos"]).expect(2).says(&["no usable plugin"]);
     assert!(!home.data().join("plugins/trials.json").exists(), "nothing of it ran");
     let listed = with(&["plugin", "list"]).expect(0).stdout;
     assert!(listed.contains("have not trusted"), "{listed}");

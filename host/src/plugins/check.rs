@@ -1,7 +1,7 @@
 //! The conformance kit against a plugin: each check in a child process, so that a crash, a hang and a hunger for
 //! memory are findings like any other.
 use super::{
-    Plugins,
+    PluginStatus, Plugins,
     child::{self, End},
     error::{PluginError, Refusal},
     file::PluginFile,
@@ -90,13 +90,15 @@ impl Candidate {
 }
 
 impl Plugins {
-    /// The plugin of this id, or the first that offers a component of this name.
+    /// The plugin of this id, or the first that offers a component of this name, of those that are not refused: a
+    /// name runs nothing that the config alone brings.
     pub fn candidate(&self, name: &str) -> Option<Candidate> {
         let known = |manifest: &Manifest| {
             manifest.id == name || manifest.components.iter().any(|component| component.name == name)
         };
-        let mut found = self.list().filter(|status| status.manifest.as_ref().is_some_and(known));
-        let status = found.next()?;
+        let usable =
+            |status: &PluginStatus| status.refusal.is_none() && status.manifest.as_ref().is_some_and(known);
+        let status = self.list().find(usable)?;
         Some(Candidate { path: status.path, manifest: status.manifest? })
     }
 }

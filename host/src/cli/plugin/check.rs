@@ -96,7 +96,7 @@ impl Check {
         } else {
             setup.plugins().candidate(&self.plugin).ok_or_else(|| {
                 Failure::Usage(format!(
-                    "there is no file, plugin or component '{}'; see `magray plugin list`",
+                    "there is no file, and no usable plugin or component '{}'; see `magray plugin list`",
                     self.plugin
                 ))
             })?
