@@ -169,8 +169,14 @@ fn suspects(control: &str) -> Vec<Option<String>> {
     let config = Config::load(Some(&toml), std::iter::empty(), &flags).expect("it is right").config;
     let origins = ModelOrigins { profile: Origin::Flag, model: Origin::Default };
     let plugin_dirs = vec![home.path().join("plugins")];
-    let engine =
-        Engine::open(Setup { config, origins, data_dir: home.data(), plugin_dirs, executable: None });
+    let engine = Engine::open(Setup {
+        config,
+        origins,
+        data_dir: home.data(),
+        plugin_dirs,
+        executable: None,
+        project: None,
+    });
     let engine = engine.expect("an engine");
     let (mut governor, start) = (Governor::new(&engine).expect("a governor"), Instant::now());
     let mut look = |number: u32| {

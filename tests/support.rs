@@ -136,14 +136,30 @@ pub(crate) fn built(library: &str) -> PathBuf {
     test.parent().expect("its folder").join(library)
 }
 
-/// Runs `cargo COMMAND` in a workspace of its own inside the repository, and returns the folder of
-/// what it builds. That is apart from ours, so that no program finds these plugins beside it.
+/// The folder of what is built from workspaces other than ours; apart from ours, so that no program finds these
+/// plugins beside it.
+pub(crate) fn other_workspaces() -> PathBuf {
+    built("").ancestors().nth(2).expect("target/PROFILE/deps").join("other-workspaces")
+}
+
+/// Runs `cargo COMMAND` in a workspace of its own inside the repository, and returns the folder of what it builds.
 pub(crate) fn cargo(command: &str, workspace: &str) -> PathBuf {
-    let target = built("").ancestors().nth(2).expect("target/PROFILE/deps").join("other-workspaces");
+    cargo_with(command, workspace, &[])
+}
+
+/// As [`cargo`], with more arguments.
+pub(crate) fn cargo_with(command: &str, workspace: &str, more: &[&str]) -> PathBuf {
+    cargo_in(&repository().join(workspace), &[&[command, "--locked"], more].concat());
+    other_workspaces().join("debug")
+}
+
+/// Runs cargo in the folder of a workspace.
+pub(crate) fn cargo_in(folder: &Path, args: &[&str]) {
     let ran = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([command, "--quiet", "--locked", "--manifest-path"])
-        .arg(repository().join(workspace).join("Cargo.toml"))
-        .env("CARGO_TARGET_DIR", &target)
+        .args(args)
+        .arg("--quiet")
+        .current_dir(folder)
+        .env("CARGO_TARGET_DIR", other_workspaces())
         .output()
         .expect("cargo runs");
     assert!(
@@ -152,7 +168,6 @@ pub(crate) fn cargo(command: &str, workspace: &str) -> PathBuf {
         String::from_utf8_lossy(&ran.stdout),
         String::from_utf8_lossy(&ran.stderr)
     );
-    target.join("debug")
 }
 
 /// A file of evaluation data: below `$MAGRAY_SHARED`, else below `shared` beside the repository.
@@ -183,5 +198,6 @@ pub(crate) const LRU: &str = library!("magray_cache_lru_plugin");
 pub(crate) const S3FIFO: &str = library!("magray_cache_s3fifo_plugin");
 pub(crate) const TINYLFU: &str = library!("magray_cache_tinylfu_plugin");
 pub(crate) const CHAOS: &str = library!("magray_chaos_plugin");
+pub(crate) const FAULTY: &str = library!("magray_faulty_plugin");
 pub(crate) const MORTAL: &str = library!("magray_mortal_plugin");
 pub(crate) const CRASH: &str = library!("magray_crash_plugin");

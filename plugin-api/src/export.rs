@@ -17,19 +17,40 @@ use std::{path::Path, sync::OnceLock};
 /// The library must be of `crate-type = ["cdylib"]`, and one library exports one plugin. Either
 /// describe it here, and the macro defines `pub const PLUGIN` as well:
 ///
-/// ```text
+/// ```
+/// # use magray_plugin_api::{CachePolicy, CreateCachePolicy, Host, Result};
+/// # pub struct Keep;
+/// # impl CachePolicy for Keep {
+/// #     fn on_insert(&mut self, _: u64, _: u64, _: u64) {}
+/// #     fn on_hit(&mut self, _: u64, _: u64) {}
+/// #     fn on_remove(&mut self, _: u64) {}
+/// #     fn evict(&mut self, _: u64, _: u64, _: &mut Vec<u64>) {}
+/// # }
+/// # #[derive(serde::Deserialize)]
+/// # pub struct NoOptions {}
+/// # impl CreateCachePolicy for Keep {
+/// #     type Options = NoOptions;
+/// #     fn create(_: NoOptions, _: &'static dyn Host) -> Result<Self> {
+/// #         Ok(Self)
+/// #     }
+/// # }
 /// magray_plugin_api::export_plugin! {
-///     id: "acme-vectors",
-///     summary: "Acme's embedding server and index",
-///     embedders: { "acme" => AcmeEmbedder },
-///     indexes: { "acme-ivf" => AcmeIvf },
+///     id: "acme-cache",
+///     summary: "Acme's cache policy; embedders and indexes go into lists of their own",
+///     cache_policies: { "keep" => Keep },
 /// }
+/// # fn main() {}
 /// ```
 ///
 /// or name a [`Plugin`](crate::Plugin) that a library crate defines:
 ///
-/// ```text
+/// ```
+/// mod acme {
+///     use magray_plugin_api::Plugin;
+///     pub const PLUGIN: Plugin = Plugin { id: "acme", version: "1.0.0", summary: "", components: &[] };
+/// }
 /// magray_plugin_api::export_plugin!(acme::PLUGIN);
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! export_plugin {

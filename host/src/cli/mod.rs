@@ -30,7 +30,7 @@ mod whole_file;
 
 use crate::{
     bench::BenchError,
-    config::{Config, ConfigError, Origin, Resolved},
+    config::{self as settings, Config, ConfigError, Origin, Resolved},
     embedding::EmbeddingError,
     engine::{self, Engine, EngineError, ModelOrigins, Setup},
     models::{HubError, ModelError},
@@ -40,7 +40,11 @@ use crate::{
 };
 use args::Global;
 use clap::{Parser, Subcommand};
-use std::{env, io, path::PathBuf, process::ExitCode};
+use std::{
+    env, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 use terminal::{Terminal, UntilInterrupted};
 
 /// Exit codes: 0 found or done, 1 nothing found, 2 wrong usage, 3 failed, 130 interrupted.
@@ -248,6 +252,11 @@ fn setup(global: &Global, terminal: &Terminal) -> Result<Setup, Failure> {
     let origins =
         ModelOrigins { profile: origin("ai.embedding.profile"), model: origin("ai.embedding.model_name") };
     let is_set = memory::is_set(&resolved);
+    let own = settings::user_file(|name| env::var_os(name).map(PathBuf::from));
+    let project = match resolved.origin("plugins.path") {
+        Some(Origin::File { path, .. }) if !is_beside(path, own.as_deref()) => Some(path.to_path_buf()),
+        _ => None,
+    };
     let config = resolved.config;
     let data_dir = global.data_dir.clone().or_else(engine::default_data_dir).ok_or_else(|| {
         Failure::Usage("there is no home folder to keep data in; give --data-dir or set MAGRAY_HOME".into())
@@ -260,7 +269,13 @@ fn setup(global: &Global, terminal: &Terminal) -> Result<Setup, Failure> {
     if let Some(path) = env::var_os("MAGRAY_PLUGIN_PATH") {
         plugin_dirs.extend(env::split_paths(&path).filter(|folder| folder != &PathBuf::new()));
     }
-    Ok(Setup { config, origins, data_dir, plugin_dirs, executable: env::current_exe().ok() })
+    Ok(Setup { config, origins, data_dir, plugin_dirs, project, executable: env::current_exe().ok() })
+}
+
+/// Whether a file lies in the folder of another one, or below.
+fn is_beside(file: &Path, other: Option<&Path>) -> bool {
+    let folder = other.and_then(Path::parent).and_then(|folder| folder.canonicalize().ok());
+    folder.is_some_and(|folder| file.canonicalize().is_ok_and(|file| file.starts_with(folder)))
 }
 
 /// The engine for a command that writes.

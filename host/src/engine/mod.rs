@@ -31,7 +31,7 @@ pub use rerank::Reranking;
 pub use search::{
     KeywordLeg, Ranked, Ranking, SearchHit, SearchRequest, SearchResponse, Validity, VectorLeg,
 };
-pub use setup::{Setup, default_data_dir};
+pub use setup::{LINKED, Setup, default_data_dir};
 pub use transfer::{BadLine, ExportReport, ExportVectors, ImportInput, ImportProgress, ImportReport};
 
 use crate::{

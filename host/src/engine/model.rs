@@ -105,6 +105,7 @@ mod tests {
             origins: ModelOrigins { profile, model },
             data_dir: "nowhere".into(),
             plugin_dirs: Vec::new(),
+            project: None,
             executable: None,
         };
         let active = active.map(|(profile, model)| ActiveModel {

@@ -3,7 +3,7 @@ use super::ModelOrigins;
 use crate::{
     config::Config,
     models::Models,
-    plugins::{PluginError, PluginOptions, Plugins},
+    plugins::{PluginError, PluginOptions, Plugins, Project},
     resources::total_memory,
     store::{DiskCache, DiskCacheOptions},
 };
@@ -21,6 +21,8 @@ pub struct Setup {
     pub data_dir: PathBuf,
     /// Plugin folders named by flag or environment, before those of the config.
     pub plugin_dirs: Vec<PathBuf>,
+    /// The config file that names plugin folders, where it is not in the user's own config folder.
+    pub project: Option<PathBuf>,
     /// `magray` itself: plugins beside it are found, and it is run to try unknown ones.
     pub executable: Option<PathBuf>,
 }
@@ -54,9 +56,16 @@ impl Setup {
 
     /// Reads the manifests of all plugins; loads none.
     pub fn plugins(&self) -> Plugins {
+        self.plugins_of(self.plugin_folders())
+    }
+
+    /// As [`Setup::plugins`], of other folders.
+    pub fn plugins_of(&self, folders: Vec<PathBuf>) -> Plugins {
         let settings = &self.config.plugins;
+        let project = self.project.clone().map(|config| Project { config, folders: self.project_folders() });
         let options = PluginOptions {
-            folders: self.plugin_folders(),
+            project,
+            folders,
             allow: settings.allow.iter().map(ToString::to_string).collect(),
             trial_program: self.executable.clone().filter(|_| settings.probe),
             data_dir: self.data_dir.clone(),
@@ -87,26 +96,39 @@ impl Setup {
         plugins.cache_policy(component, &options)
     }
 
+    /// The plugin folders that the config alone names.
+    fn project_folders(&self) -> Vec<PathBuf> {
+        let named = self.config.plugins.path.iter().map(|folder| folder.as_path().to_owned());
+        let usual = [self.plugin_dirs.clone(), self.usual_folders()].concat();
+        named.filter(|folder| !usual.contains(folder)).collect()
+    }
+
     /// Where plugins are looked for, the most important first.
     pub fn plugin_folders(&self) -> Vec<PathBuf> {
         let settings = &self.config.plugins;
         let mut folders = self.plugin_dirs.clone();
         folders.extend(settings.path.iter().map(|folder| folder.as_path().to_owned()));
         if settings.search_defaults {
-            if let Some(beside) = self.executable.as_ref().and_then(|program| program.parent()) {
-                folders.extend([beside.join("plugins"), beside.to_owned()]);
-            }
-            folders.push(self.data_dir.join("plugins"));
-            if cfg!(unix) {
-                folders.push("/usr/lib/magray/plugins".into());
-            }
+            folders.extend(self.usual_folders());
+        }
+        folders
+    }
+
+    fn usual_folders(&self) -> Vec<PathBuf> {
+        let mut folders = Vec::new();
+        if let Some(beside) = self.executable.as_ref().and_then(|program| program.parent()) {
+            folders.extend([beside.join("plugins"), beside.to_owned()]);
+        }
+        folders.push(self.data_dir.join("plugins"));
+        if cfg!(unix) {
+            folders.push("/usr/lib/magray/plugins".into());
         }
         folders
     }
 }
 
 /// The plugins that are part of the program.
-const LINKED: &[&Plugin] = &[
+pub const LINKED: &[&Plugin] = &[
     #[cfg(feature = "cpu")]
     &magray_embed_cpu::PLUGIN,
     &magray_index_flat::PLUGIN,

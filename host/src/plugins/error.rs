@@ -34,6 +34,19 @@ pub enum Refusal {
     PanicStrategy { found: String },
     #[error("its SHA-256 {found} is not among [plugins] allow; add it there if you trust the file")]
     NotAllowed { found: String },
+    #[error(
+        "the config {} names its folder, and you have not trusted the file; if you know it, run: magray plugin trust '{}'",
+        config.display(),
+        path.display()
+    )]
+    Untrusted { path: PathBuf, config: PathBuf },
+    #[error(
+        "it is not the file that was installed; if the new one is right, run: magray plugin install '{}'",
+        path.display()
+    )]
+    Changed { path: PathBuf },
+    #[error("{} cannot be read ({error}), so no plugin is vouched for; repair or remove it", path.display())]
+    Book { path: PathBuf, error: String },
     #[error("{how} while it was being loaded in a trial process; rebuild it, or remove it")]
     Crashed { how: String },
     /// The trial process found a refusal of its own, and this is its text.

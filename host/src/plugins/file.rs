@@ -38,19 +38,7 @@ impl PluginFile {
 
     /// The file's SHA-256 in lower-case hexadecimal digits.
     pub(super) fn sha256(&self) -> Result<String, Refusal> {
-        let mut file = &self.file;
-        file.rewind().map_err(Refusal::Read)?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => hash.update(&buffer[..n]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Refusal::Read(error)),
-            }
-        }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        sha256(&self.file).map_err(Refusal::Read)
     }
 
     /// What changes when the file does.
@@ -76,6 +64,22 @@ impl PluginFile {
         let _ = pinned;
         self.path.clone()
     }
+}
+
+/// SHA-256 of a file from its beginning, in lower-case hexadecimal digits.
+pub(super) fn sha256(mut file: &File) -> io::Result<String> {
+    file.rewind()?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => hash.update(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(unix)]

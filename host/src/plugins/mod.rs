@@ -3,14 +3,19 @@
 //! Discovery reads manifests only; a library is opened when a component of it is first asked for.
 //! A library wins over a linked-in component of the same kind and name, and folders win in the
 //! order in which they are given.
+mod check;
+mod child;
 mod error;
 mod file;
 mod load;
 mod services;
 mod trial;
+mod trust;
 
+pub use check::{Candidate, CheckOptions, CheckRequest};
 pub use error::{PluginError, Refusal};
 pub use services::limit_threads;
+pub use trust::{Project, TrustBook};
 
 use file::PluginFile;
 use magray_plugin_api::{
@@ -22,6 +27,9 @@ use services::Services;
 use std::{
     collections::BTreeSet,
     env::consts::{DLL_PREFIX, DLL_SUFFIX},
+    ffi::OsStr,
+    fs::File,
+    io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
 };
@@ -34,6 +42,8 @@ pub struct PluginOptions {
     pub folders: Vec<PathBuf>,
     /// Lower-case SHA-256 digests; where there are any, no other library is loaded.
     pub allow: Vec<String>,
+    /// Where a config that is not the user's own names plugin folders: their files must be trusted.
+    pub project: Option<Project>,
     /// `magray` itself, for the trial of unknown files in a child process; none trusts them.
     pub trial_program: Option<PathBuf>,
     /// The user's data folder.
@@ -115,14 +125,26 @@ impl Plugins {
                 status.path = Some(path.clone());
                 if let Ok(file) = PluginFile::inspect(path) {
                     status.sha256 = file.sha256().ok();
-                    let forbidden = status.sha256.clone().and_then(|digest| self.allowed(digest).err());
-                    let forbidden = forbidden.map(|refusal| refusal.to_string());
+                    let forbidden = self.vouched(&file).err().map(|refusal| refusal.to_string());
                     status.refusal =
                         status.refusal.or(forbidden).or_else(|| self.trials.known_failure(&file));
                 }
             }
             status
         })
+    }
+
+    /// The libraries that are refused because nobody has trusted them; loads none.
+    pub fn untrusted(&self) -> Vec<PathBuf> {
+        let paths = self.entries.iter().filter_map(|entry| match &entry.origin {
+            Origin::Library(path) => Some(path),
+            Origin::Linked(_) => None,
+        });
+        let waits = |path: &&PathBuf| {
+            let refusal = PluginFile::inspect(path).and_then(|file| self.vouched(&file));
+            matches!(refusal, Err(Refusal::Untrusted { .. }))
+        };
+        paths.filter(waits).cloned().collect()
     }
 
     /// Loads the library at `path` and starts it, which is what the trial process is for. Returns
@@ -271,9 +293,9 @@ impl Plugins {
         };
         let loaded = match (&entry.origin, file) {
             (Origin::Linked(plugin), _) => Ok(PluginHandle::linked(plugin, services(plugin.id))),
-            (Origin::Library(_), Some(file)) => self.trust(&file).and_then(|()| {
+            (Origin::Library(_), Some(file)) => self.trust(&file).and_then(|pinned| {
                 let host = services(&file.manifest.id);
-                load::load(*file, !self.options.allow.is_empty(), host)
+                load::load(*file, pinned, host)
             }),
             (Origin::Library(_), None) => return Err(None),
         };
@@ -293,19 +315,43 @@ impl Plugins {
         }
     }
 
-    fn trust(&self, file: &PluginFile) -> Result<(), Refusal> {
-        if !self.options.allow.is_empty() {
-            self.allowed(file.sha256()?)?;
-        }
-        self.trials.check(file)
+    /// Whether to load exactly the file that was hashed.
+    fn trust(&self, file: &PluginFile) -> Result<bool, Refusal> {
+        let pinned = self.vouched(file)?;
+        self.trials.check(file)?;
+        Ok(pinned)
     }
 
-    fn allowed(&self, found: String) -> Result<(), Refusal> {
-        if self.options.allow.is_empty() || self.options.allow.contains(&found) {
-            return Ok(());
+    /// That the file is one that the user lets in; whether it had to be known by its digest, and may be
+    /// exchanged by somebody else.
+    fn vouched(&self, file: &PluginFile) -> Result<bool, Refusal> {
+        let PluginOptions { allow, project, data_dir, .. } = &self.options;
+        let folder = file.path.parent();
+        let project =
+            project.as_ref().filter(|project| project.folders.iter().any(|own| same(Some(own), folder)));
+        let installed = same(Some(&data_dir.join("plugins")), folder);
+        if !allow.is_empty() {
+            let found = file.sha256()?;
+            if !allow.contains(&found) {
+                return Err(Refusal::NotAllowed { found });
+            }
         }
-        Err(Refusal::NotAllowed { found })
+        if let Some(project) = project {
+            TrustBook::read(data_dir)?.trusted(&file.path, &file.sha256()?, &project.config)?;
+        } else if installed {
+            let book = TrustBook::read(data_dir)?;
+            if !book.installed.is_empty() {
+                book.installed(&file.path, &file.sha256()?)?;
+            }
+        }
+        Ok(!allow.is_empty() || project.is_some())
     }
+}
+
+/// Whether two paths are of one folder.
+fn same(one: Option<&Path>, other: Option<&Path>) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    one.and_then(real).is_some_and(|one| other.and_then(real) == Some(one))
 }
 
 impl Entry {
@@ -350,15 +396,26 @@ pub fn is_corrupt(error: &PluginError) -> bool {
     matches!(error, PluginError::Call { error, .. } if error.code() == ErrorCode::CORRUPT_DATA)
 }
 
+/// Whether a file of this name is looked at in a plugin folder.
+pub fn is_library_name(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with(DLL_PREFIX) && name.ends_with(DLL_SUFFIX)
+}
+
+/// SHA-256 of a file in lower-case hexadecimal digits.
+///
+/// # Errors
+/// As the system says.
+pub fn sha256(path: &Path) -> io::Result<String> {
+    file::sha256(&File::open(path)?)
+}
+
 /// The libraries of a folder, sorted by name.
 fn libraries(folder: &Path) -> Vec<PathBuf> {
     let Ok(files) = folder.read_dir() else { return Vec::new() };
     let mut paths: Vec<PathBuf> = files
         .filter_map(|file| Some(file.ok()?.path()))
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(DLL_PREFIX) && name.ends_with(DLL_SUFFIX)
-        })
+        .filter(|path| is_library_name(path.file_name().unwrap_or_default()))
         .collect();
     paths.sort();
     paths

@@ -1,14 +1,16 @@
 //! The first load of an unknown file runs in a child process, so that a library that crashes is a
 //! finding and not an outage.
-use super::{error::Refusal, file::PluginFile};
+use super::{
+    child::{self, End},
+    error::Refusal,
+    file::PluginFile,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs,
-    io::Read as _,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
-    sync::mpsc,
+    process::Command,
     time::Duration,
 };
 
@@ -91,44 +93,12 @@ impl Trials {
 }
 
 fn run(program: &Path, path: &Path) -> Result<(), Refusal> {
-    let crashed = |how: String| Refusal::Crashed { how };
-    let mut child = Command::new(program)
-        .args(["plugin", "trial"])
-        .arg(path)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| crashed(format!("'{}' could not be run ({error})", program.display())))?;
-    // The pipe closes when the child ends, however it ends: that is what is waited for.
-    let mut stdout = child.stdout.take();
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut text = String::new();
-        if let Some(stdout) = &mut stdout {
-            let _ = stdout.read_to_string(&mut text);
-        }
-        let _ = sender.send(text);
-    });
-    let Ok(verdict) = receiver.recv_timeout(PATIENCE) else {
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(crashed(format!("it hung for {} s", PATIENCE.as_secs())));
-    };
-    let status = child.wait().map_err(|error| crashed(format!("it could not be waited for ({error})")))?;
-    // Whatever a library prints while it loads comes before the verdict.
-    let verdict = verdict.lines().last().and_then(|line| line.strip_prefix(VERDICT));
-    match verdict {
-        Some("") if status.success() => Ok(()),
-        Some(refusal) if !refusal.is_empty() => Err(Refusal::Trial(refusal.trim_start().to_owned())),
-        _ => Err(crashed(describe(status))),
+    let mut command = Command::new(program);
+    command.args(["plugin", "trial"]).arg(path);
+    match child::run(command, VERDICT, PATIENCE) {
+        End::Said(refusal) if refusal.is_empty() => Ok(()),
+        End::Said(refusal) => Err(Refusal::Trial(refusal)),
+        End::Crashed { how, .. } => Err(Refusal::Crashed { how }),
+        End::Hung => Err(Refusal::Crashed { how: format!("it hung for {} s", PATIENCE.as_secs()) }),
     }
-}
-
-fn describe(status: ExitStatus) -> String {
-    #[cfg(unix)]
-    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
-        return format!("it crashed with signal {signal}");
-    }
-    format!("it ended the process with {status}")
 }

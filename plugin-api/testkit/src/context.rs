@@ -1,5 +1,9 @@
 use magray_plugin_api::{CallContext, Error, ErrorCode, Host, LogLevel, Result};
-use std::{path::PathBuf, sync::OnceLock, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
 use tempfile::TempDir;
 
 /// A [`CallContext`] for tests.
@@ -32,6 +36,40 @@ impl CallContext for Cx {
     }
     fn remaining(&self) -> Option<Duration> {
         self.remaining
+    }
+    fn progress(&self, _done: u64, _total: u64) {}
+}
+
+/// A [`CallContext`] that measures how long nobody looks at it.
+#[derive(Debug)]
+pub(crate) struct Polled(Mutex<(Instant, Duration)>);
+
+impl Polled {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new((Instant::now(), Duration::ZERO)))
+    }
+
+    fn look(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, longest) = *state;
+        *state = (Instant::now(), longest.max(last.elapsed()));
+    }
+
+    /// The longest time between two looks, the end of the call being the last.
+    pub(crate) fn longest(&self) -> Duration {
+        self.look();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+}
+
+impl CallContext for Polled {
+    fn is_cancelled(&self) -> bool {
+        self.look();
+        false
+    }
+    fn remaining(&self) -> Option<Duration> {
+        self.look();
+        None
     }
     fn progress(&self, _done: u64, _total: u64) {}
 }

@@ -1,6 +1,6 @@
 use crate::{
-    Checked, Cx, DESCRIBES, HEALTHY, Outcome, Report, TUNE_UNKNOWN, describes, ensure, healthy, refused,
-    tune_unknown,
+    Asks, Checked, Cx, DESCRIBES, HEALTHY, MEMORY, Outcome, POLLS, Polled, Report, Run, Settings,
+    TUNE_UNKNOWN, describes, ensure, healthy, memory, polls, random::Random, refused, tune_unknown,
 };
 use magray_plugin_api::{Embedder, ErrorCode, Role};
 
@@ -12,16 +12,29 @@ const LARGEST_BATCH: usize = 4096;
 
 /// Checks an embedder.
 pub fn embedder(embedder: &dyn Embedder) -> Report {
-    let mut report = Report::default();
-    for &(name, asks, check) in CHECKS {
-        report.run(name, asks, || check(embedder));
-    }
-    report
+    let mut all = Run::new(None, Settings::default());
+    run(&mut all, embedder);
+    all.report
 }
 
-type Run = fn(&dyn Embedder) -> Checked;
+pub(crate) fn run(run: &mut Run<'_>, embedder: &dyn Embedder) {
+    for &(name, asks, check) in CHECKS {
+        run.check((name, asks), || check(embedder));
+    }
+    let settings = run.settings;
+    run.check(MEMORY, || memory::stays(settings, || passages(embedder, &TEXTS).map(drop)));
+    run.check(FUZZ, || fuzz(embedder, settings.seed));
+}
 
-const CHECKS: &[(&str, &str, Run)] = &[
+pub(crate) fn asks() -> impl Iterator<Item = Asks> {
+    CHECKS.iter().map(|&(name, asks, _)| (name, asks)).chain([MEMORY, FUZZ])
+}
+
+const FUZZ: Asks = ("fuzz", "random texts in random batches get the vectors that they get alone");
+
+type Entry = (&'static str, &'static str, fn(&dyn Embedder) -> Checked);
+
+const CHECKS: &[Entry] = &[
     ("says-what-it-is", "width, limits, model and space are given", says_what_it_is),
     ("names-its-device", "device, engine and precision are given", names_its_device),
     (HEALTHY.0, HEALTHY.1, |embedder| healthy(&embedder.health())),
@@ -39,6 +52,7 @@ const CHECKS: &[(&str, &str, Run)] = &[
     ("refuses-wrong-length", "an out of another length gives INVALID_INPUT", refuses_wrong_length),
     ("cancels", "a cancelled context gives CANCELLED", cancels),
     ("keeps-deadline", "a passed deadline gives DEADLINE", keeps_deadline),
+    (POLLS.0, POLLS.1, asks_while_it_works),
     ("concurrent", "calls from four threads at once get what one gets", concurrent),
     ("counts-tokens", "count_tokens() counts each text alone, up to max_tokens", counts_tokens),
     ("count-refuses-wrong-length", "count_tokens() into another length gives INVALID_INPUT", count_refuses),
@@ -182,6 +196,16 @@ fn keeps_deadline(embedder: &dyn Embedder) -> Checked {
     stopped(embedder, &Cx::expired(), ErrorCode::DEADLINE)
 }
 
+fn asks_while_it_works(embedder: &dyn Embedder) -> Checked {
+    let text = "a text of some length that is embedded many times ".repeat(20);
+    let texts = vec![text.as_str(); embedder.info().max_batch.min(64)];
+    let mut out = vec![0.0; texts.len() * embedder.info().dim];
+    embedder.warm_up(&Cx::free())?;
+    let cx = Polled::new();
+    embedder.embed(&cx, &texts, Role::Passage, &mut out)?;
+    polls(&cx)
+}
+
 fn concurrent(embedder: &dyn Embedder) -> Checked {
     let expected = passages(embedder, &TEXTS)?;
     std::thread::scope(|scope| {
@@ -245,102 +269,25 @@ fn takes_any_text(embedder: &dyn Embedder) -> Checked {
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use magray_plugin_api::{CallContext, DeviceReport, EmbedderInfo, Error, Result};
-
-    /// What a [`Letters`] does wrong.
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    enum Fault {
-        None,
-        NotNormalised,
-        LeavesLastNumber,
-        SeesNeighbours,
-        IgnoresLength,
-        IgnoresCancel,
-        PanicsOnEmpty,
-        CountsOneMore,
-    }
-
-    /// Embeds a text as the frequencies of its characters.
-    struct Letters {
-        fault: Fault,
-        info: EmbedderInfo,
-    }
-
-    impl Embedder for Letters {
-        fn info(&self) -> &EmbedderInfo {
-            &self.info
-        }
-        fn device(&self) -> DeviceReport {
-            let [device, engine, precision] = ["cpu", "portable", "f32"].map(str::to_owned);
-            DeviceReport { device, engine, precision, fallback_reason: String::new() }
-        }
-        fn count_tokens(&self, texts: &[&str], out: &mut [u32]) -> Result<()> {
-            if texts.len() != out.len() {
-                return Err(Error::invalid_input("counts"));
+fn fuzz(embedder: &dyn Embedder, seed: u64) -> Checked {
+    const BATCHES: usize = 24;
+    let dim = embedder.info().dim;
+    let mut random = Random(seed);
+    for batch in 0..BATCHES {
+        let texts: Vec<String> = (0..=random.below(8)).map(|_| random.text()).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let role = [Role::Passage, Role::Query][random.below(2) as usize];
+        let together = embed(embedder, &texts, role)?;
+        let mut counts = vec![0; texts.len()];
+        embedder.count_tokens(&texts, &mut counts)?;
+        for (text, row) in texts.iter().zip(together.chunks_exact(dim)) {
+            let at = || format!("seed {seed}, batch {batch}, {text:?}");
+            if let Err(Outcome::Failed(why)) = unit_or_zero(row) {
+                return Err(Outcome::Failed(format!("{}: {why}", at())));
             }
-            for (out, text) in out.iter_mut().zip(texts) {
-                *out = text.chars().take(self.info.max_tokens).count() as u32;
-                *out += u32::from(self.fault == Fault::CountsOneMore);
-            }
-            Ok(())
-        }
-        fn embed(&self, cx: &dyn CallContext, texts: &[&str], _role: Role, out: &mut [f32]) -> Result<()> {
-            let dim = self.info.dim;
-            if self.fault != Fault::IgnoresCancel {
-                cx.check()?;
-            }
-            let fits = out.len() == texts.len() * dim || self.fault == Fault::IgnoresLength;
-            if !fits || texts.len() > self.info.max_batch {
-                return Err(Error::invalid_input("out"));
-            }
-            for (row, text) in out.chunks_exact_mut(dim).zip(texts) {
-                assert!(self.fault != Fault::PanicsOnEmpty || !text.is_empty(), "an empty text");
-                let mut counts = vec![0.0f32; dim];
-                for c in text.chars().take(self.info.max_tokens) {
-                    counts[c as usize % dim] += 1.0;
-                }
-                if self.fault == Fault::SeesNeighbours {
-                    counts[0] += texts.len() as f32;
-                }
-                let length = counts.iter().map(|v| v * v).sum::<f32>().sqrt();
-                let scale = if length == 0.0 || self.fault == Fault::NotNormalised { 1.0 } else { length };
-                let written = dim - usize::from(self.fault == Fault::LeavesLastNumber);
-                for (out, count) in row[..written].iter_mut().zip(counts) {
-                    *out = count / scale;
-                }
-            }
-            Ok(())
+            let alone = embed(embedder, &[text], role)?;
+            ensure!(same(row, &alone), "{}: alone it is another vector than in its batch", at());
         }
     }
-
-    fn report(fault: Fault) -> Report {
-        let info =
-            EmbedderInfo { dim: 64, max_tokens: 500, max_batch: 9, model: "letters".into(), space: [1; 32] };
-        embedder(&Letters { fault, info })
-    }
-
-    #[test]
-    fn a_right_embedder_passes() {
-        report(Fault::None).assert();
-    }
-
-    #[test]
-    fn a_wrong_embedder_is_caught() {
-        for (fault, check) in [
-            (Fault::NotNormalised, "unit-vectors"),
-            (Fault::LeavesLastNumber, "writes-every-number"),
-            (Fault::SeesNeighbours, "batch-independent"),
-            (Fault::IgnoresLength, "refuses-wrong-length"),
-            (Fault::IgnoresCancel, "cancels"),
-            (Fault::IgnoresCancel, "keeps-deadline"),
-            (Fault::PanicsOnEmpty, "takes-any-text"),
-            (Fault::CountsOneMore, "counts-tokens"),
-        ] {
-            let report = report(fault);
-            assert!(report.failures().any(|failed| failed.name == check), "{check} missed it\n{report}");
-        }
-    }
+    Ok(())
 }

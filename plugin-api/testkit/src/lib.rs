@@ -28,101 +28,52 @@
 //! let make = || -> Result<Box<dyn CachePolicy>> { Ok(Box::new(Fifo::default())) };
 //! testkit::cache_policy(&make).assert();
 //! ```
+//!
+//! [`Component`] is a component of a whole plugin, called as the host calls it, and `magray plugin check` runs
+//! that for a built library: the same checks, each in a process of its own.
 #![deny(missing_docs)]
 
 mod cache;
+mod component;
 mod context;
 mod embedder;
 mod index;
+mod junit;
+mod memory;
 mod oracle;
 mod random;
+mod report;
 
 pub use cache::cache_policy;
+pub use component::{Component, checks};
 pub use context::{Cx, HOST};
 pub use embedder::embedder;
 pub use index::index;
 pub use oracle::Oracle;
+pub use report::{Check, Outcome, Report};
 
+use context::Polled;
 use magray_plugin_api::{Error, ErrorCode, Health, HealthLevel};
-use std::{
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use report::Run;
+use std::time::Duration;
 
-/// One thing that the contract asks, and whether the plugin does it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// Stable name, kebab-case.
-    pub name: &'static str,
-    /// What the contract asks, in one sentence.
-    pub asks: &'static str,
-    /// How it went.
-    pub outcome: Outcome,
+/// The version of this crate, `major.minor.patch`.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a run of checks goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// What the check `fuzz` draws its input from: the same seed, the same input.
+    pub seed: u64,
+    /// Whether nothing else runs in this process, so that what memory grows is the plugin's doing. The
+    /// checks of memory are skipped where it is not so.
+    pub alone: bool,
 }
 
-/// How a [`Check`] went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The plugin does what is asked.
-    Passed,
-    /// It does not: what was seen instead.
-    Failed(String),
-    /// The question does not arise, and why.
-    Skipped(String),
-}
-
-/// Every check of one component, in the order in which they ran.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[must_use = "a report says nothing until it is shown or asserted"]
-pub struct Report {
-    /// The checks.
-    pub checks: Vec<Check>,
-}
-
-impl Report {
-    /// Whether no check failed.
-    pub fn passed(&self) -> bool {
-        self.failures().next().is_none()
-    }
-
-    /// The checks that failed.
-    pub fn failures(&self) -> impl Iterator<Item = &Check> {
-        self.checks.iter().filter(|check| matches!(check.outcome, Outcome::Failed(_)))
-    }
-
-    /// For a unit test.
-    ///
-    /// # Panics
-    /// With the whole report, where a check failed.
-    pub fn assert(&self) {
-        assert!(self.passed(), "\n{self}");
-    }
-
-    /// Runs one check and keeps its outcome; a panic is a failure.
-    fn run(&mut self, name: &'static str, asks: &'static str, check: impl FnOnce() -> Checked) {
-        let outcome = match catch_unwind(AssertUnwindSafe(check)) {
-            Ok(Ok(())) => Outcome::Passed,
-            Ok(Err(outcome)) => outcome,
-            Err(payload) => {
-                let text = payload.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
-                Outcome::Failed(format!("it panicked: {}", text.unwrap_or("no message")))
-            }
-        };
-        self.checks.push(Check { name, asks, outcome });
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Check { name, asks, outcome } in &self.checks {
-            match outcome {
-                Outcome::Passed => writeln!(f, "pass  {name}")?,
-                Outcome::Skipped(why) => writeln!(f, "skip  {name}: {why}")?,
-                Outcome::Failed(why) => writeln!(f, "FAIL  {name}: {why}\n      the contract: {asks}")?,
-            }
-        }
-        Ok(())
+/// For a unit test: the same input each time, and other tests beside it.
+impl Default for Settings {
+    fn default() -> Self {
+        Self { seed: 1, alone: false }
     }
 }
 
@@ -156,7 +107,25 @@ fn refused<T>(call: &str, code: ErrorCode, result: Result<T, Error>) -> Checked 
     }
 }
 
-const DESCRIBES: (&str, &str) = ("describes-itself", "describe() is a JSON object");
+/// The name of a check and what the contract asks.
+type Asks = (&'static str, &'static str);
+
+const MEMORY: Asks = ("memory-stays", "memory does not grow from call to call");
+
+const POLLS: Asks =
+    ("asks-while-it-works", "a long call looks at its context every 10 ms or so; 250 ms are a warning");
+
+/// Judges the longest time that a call let pass without a look at its context.
+fn polls(cx: &Polled) -> Checked {
+    let longest = cx.longest();
+    if longest <= Duration::from_millis(250) {
+        return Ok(());
+    }
+    let why = format!("{} ms passed without a look; call cx.check() between pieces", longest.as_millis());
+    Err(Outcome::Warned(why))
+}
+
+const DESCRIBES: Asks = ("describes-itself", "describe() is a JSON object");
 
 fn describes(json: &str) -> Checked {
     match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json) {
@@ -165,14 +134,14 @@ fn describes(json: &str) -> Checked {
     }
 }
 
-const TUNE_UNKNOWN: (&str, &str) =
+const TUNE_UNKNOWN: Asks =
     ("refuses-unknown-tuning", "tune() of a name that it does not know gives UNSUPPORTED");
 
 fn tune_unknown(tune: impl FnOnce(&str, &str) -> Result<(), Error>) -> Checked {
     refused("tune", ErrorCode::UNSUPPORTED, tune("no-such-parameter", "1"))
 }
 
-const HEALTHY: (&str, &str) = ("healthy", "a fresh component does not report that it failed");
+const HEALTHY: Asks = ("healthy", "a fresh component does not report that it failed");
 
 fn healthy(health: &Health) -> Checked {
     ensure!(health.level != HealthLevel::Failed, "{}", health.message);

@@ -37,4 +37,25 @@ impl Random {
         }
         vectors
     }
+
+    /// Up to 60 characters, most of them common ones of many scripts.
+    pub(crate) fn text(&mut self) -> String {
+        const RANGES: [(u32, u32); 8] = [
+            (0x20, 0x7e),
+            (0x61, 0x7a),
+            (0x61, 0x7a),
+            (0xa0, 0x17f),
+            (0x400, 0x45f),
+            (0x5d0, 0x6ff),
+            (0x4e00, 0x4fff),
+            (0x1f300, 0x1f6ff),
+        ];
+        let length = self.below(61);
+        let any = |random: &mut Self| {
+            let (first, last) = RANGES[random.below(RANGES.len() as u64) as usize];
+            let code = first + random.below(u64::from(last - first + 1)) as u32;
+            char::from_u32(if random.below(6) == 0 { 0x20 } else { code }).unwrap_or(' ')
+        };
+        (0..length).map(|_| any(self)).collect()
+    }
 }

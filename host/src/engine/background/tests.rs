@@ -25,6 +25,7 @@ fn engine(settings: &[(&str, toml::Value)]) -> (TempDir, Arc<Engine>) {
         data_dir: folder.path().join("data"),
         plugin_dirs: Vec::new(),
         executable: None,
+        project: None,
     };
     (folder, Arc::new(Engine::open(setup).unwrap()))
 }

@@ -50,6 +50,7 @@ impl Home {
             origins: crate::engine::ModelOrigins::default(),
             data_dir,
             plugin_dirs: Vec::new(),
+            project: None,
             executable: None,
         })
         .unwrap()

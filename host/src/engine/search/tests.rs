@@ -30,6 +30,7 @@ fn engine() -> (TempDir, Engine) {
         data_dir,
         plugin_dirs: Vec::new(),
         executable: None,
+        project: None,
     };
     (folder, Engine::open(setup).unwrap())
 }

@@ -5,7 +5,7 @@ use super::{
     unit_vectors,
 };
 use crate::{Checked, Cx, Outcome, ensure, random::Random, refused};
-use magray_plugin_api::{ErrorCode, IndexSpec, VectorIndex};
+use magray_plugin_api::{Error, ErrorCode, Hit, IndexSpec, SearchParams, VectorIndex};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -26,6 +26,7 @@ pub(super) const CHECKS: &[Entry] = &[
     ("refuses-missing-files", "a folder without a file of the index is an error", refuses_missing_files),
     ("refuses-truncated-files", "a truncated file gives CORRUPT_DATA", refuses_truncated_files),
     ("survives-damaged-files", "no damage of a file makes open() or a search panic", survives_damaged_files),
+    ("fuzz", "random calls, wrong ones among them, and save() and open() change no answer", fuzz),
 ];
 
 impl Subject<'_> {
@@ -132,7 +133,7 @@ fn opened_is_writable(subject: &Subject<'_>) -> Checked {
 }
 
 fn agrees_reopened(subject: &Subject<'_>) -> Checked {
-    agrees_with_model(subject, 100, |index| subject.reopened(&*index))
+    agrees_with_model(subject, 10, 100, |index| subject.reopened(&*index))
 }
 
 fn outlives_its_files(subject: &Subject<'_>) -> Checked {
@@ -165,8 +166,10 @@ fn refuses_missing_files(subject: &Subject<'_>) -> Checked {
     let dir = saved(&*subject.filled(20)?.0)?;
     for (path, bytes) in files(dir.path())? {
         fs::remove_file(&path)?;
-        let opened = subject.open(subject.spec(), dir.path())?.is_ok();
-        ensure!(!opened, "it opened without {}", path.display());
+        match subject.open(subject.spec(), dir.path())? {
+            Err(error) => no_panic(&error)?,
+            Ok(_) => return Err(Outcome::Failed(format!("it opened without {}", path.display()))),
+        }
         fs::write(&path, bytes)?;
     }
     Ok(())
@@ -193,6 +196,12 @@ fn refuses_truncated_files(subject: &Subject<'_>) -> Checked {
     Ok(())
 }
 
+/// Over the boundary a panic is an error of its own code.
+fn no_panic(error: &Error) -> Checked {
+    ensure!(error.code() != ErrorCode::PANICKED, "{error}");
+    Ok(())
+}
+
 fn survives_damaged_files(subject: &Subject<'_>) -> Checked {
     let dir = saved(&*subject.filled(30)?.0)?;
     let mut random = Random(15);
@@ -204,12 +213,41 @@ fn survives_damaged_files(subject: &Subject<'_>) -> Checked {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1 + random.below(255) as u8;
             fs::write(&path, damaged)?;
-            if let Ok(opened) = subject.open(subject.spec(), dir.path())? {
-                // The answer may be wrong or an error.
-                let _ = search(&*opened, &unit_vectors(12, 1), 10, None);
+            // The answer may be wrong or an error.
+            match subject.open(subject.spec(), dir.path())? {
+                Err(error) => no_panic(&error)?,
+                Ok(opened) => {
+                    let mut hits = vec![Hit::NONE; 10];
+                    let query = unit_vectors(12, 1);
+                    let found =
+                        opened.search(&Cx::free(), &query, 10, SearchParams::default(), None, &mut hits);
+                    found.or_else(|error| no_panic(&error))?;
+                }
             }
         }
         fs::write(&path, bytes)?;
     }
     Ok(())
+}
+
+fn fuzz(subject: &Subject<'_>) -> Checked {
+    let seed = subject.settings.seed;
+    let mut random = Random(seed);
+    let done = agrees_with_model(subject, seed, 150, |index| {
+        let dim = index.spec().dim;
+        let ids: Vec<u64> = (0..=random.below(4)).collect();
+        let mut rows = random.vectors(ids.len(), dim);
+        // One fault in a call that is right but for it.
+        match random.below(3) {
+            0 => rows[random.below(dim as u64) as usize] = f32::NAN,
+            1 => rows.truncate(rows.len() - 1 - random.below(dim as u64 - 1) as usize),
+            _ => rows.extend(random.vectors(1, dim)),
+        }
+        refused("a wrong upsert", ErrorCode::INVALID_INPUT, index.upsert(&Cx::free(), &ids, &rows))?;
+        if subject.open.is_some() && random.below(2) == 0 { subject.reopened(&*index) } else { Ok(index) }
+    });
+    done.map_err(|outcome| match outcome {
+        Outcome::Failed(why) => Outcome::Failed(format!("seed {seed}: {why}")),
+        outcome => outcome,
+    })
 }

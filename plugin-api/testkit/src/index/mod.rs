@@ -3,12 +3,10 @@
 
 mod answers;
 mod files;
-#[cfg(test)]
-mod tests;
 
 use crate::{
-    Checked, Cx, DESCRIBES, HEALTHY, Outcome, Report, TUNE_UNKNOWN, describes, ensure, healthy,
-    random::Random, refused, tune_unknown,
+    Asks, Checked, Cx, DESCRIBES, HEALTHY, MEMORY, Outcome, POLLS, Polled, Report, Run, Settings,
+    TUNE_UNKNOWN, describes, ensure, healthy, memory, polls, random::Random, refused, tune_unknown,
 };
 use magray_plugin_api::{ErrorCode, Hit, IdFilter, IndexSpec, Metric, Result, SearchParams, VectorIndex};
 use std::{
@@ -24,12 +22,20 @@ type Open<'a> = &'a dyn Fn(IndexSpec, &Path) -> Result<Index>;
 /// Checks an index. `make` makes an empty one; `open` opens what `save` wrote, and without it the
 /// checks of files are skipped. What `make` refuses as `UNSUPPORTED` is skipped too.
 pub fn index(make: Make<'_>, open: Option<Open<'_>>) -> Report {
-    let subject = Subject::new(make, open);
-    let mut report = Report::default();
+    let mut all = Run::new(None, Settings::default());
+    run(&mut all, make, open);
+    all.report
+}
+
+pub(crate) fn run(run: &mut Run<'_>, make: Make<'_>, open: Option<Open<'_>>) {
+    let subject = Subject::new(make, open, run.settings);
     for &(name, asks, check) in entries() {
-        report.run(name, asks, || check(&subject));
+        run.check((name, asks), || check(&subject));
     }
-    report
+}
+
+pub(crate) fn asks() -> impl Iterator<Item = Asks> {
+    entries().map(|&(name, asks, _)| (name, asks))
 }
 
 fn entries() -> impl Iterator<Item = &'static Entry> {
@@ -47,14 +53,15 @@ struct Subject<'a> {
     open: Option<Open<'a>>,
     /// One that it does, for the checks that do not care.
     metric: Metric,
+    settings: Settings,
 }
 
 impl<'a> Subject<'a> {
-    fn new(make: Make<'a>, open: Option<Open<'a>>) -> Self {
+    fn new(make: Make<'a>, open: Option<Open<'a>>, settings: Settings) -> Self {
         let metric = METRICS.into_iter().find(|&metric| {
             !make(IndexSpec { dim: DIM, metric }).is_err_and(|error| error.code() == ErrorCode::UNSUPPORTED)
         });
-        Self { make, open, metric: metric.unwrap_or(Metric::Cosine) }
+        Self { make, open, metric: metric.unwrap_or(Metric::Cosine), settings }
     }
 
     fn spec(&self) -> IndexSpec {
@@ -139,8 +146,7 @@ fn unchanged(index: &dyn VectorIndex, vectors: &[f32]) -> Checked {
     (0..rows).try_for_each(|i| finds(index, row(vectors, i), i as u64))
 }
 
-type Run = fn(&Subject<'_>) -> Checked;
-type Entry = (&'static str, &'static str, Run);
+type Entry = (&'static str, &'static str, fn(&Subject<'_>) -> Checked);
 
 const CHECKS: &[Entry] = &[
     (HEALTHY.0, HEALTHY.1, |subject| healthy(&subject.empty()?.health())),
@@ -177,6 +183,9 @@ const CHECKS: &[Entry] = &[
         "searches beside a writer find what the writer leaves alone",
         reads_while_writing,
     ),
+    ("deterministic", "the same search finds the same again", deterministic),
+    (POLLS.0, POLLS.1, asks_while_it_works),
+    (MEMORY.0, MEMORY.1, memory_stays),
 ];
 
 fn gives_its_spec(subject: &Subject<'_>) -> Checked {
@@ -400,5 +409,31 @@ fn reads_while_writing(subject: &Subject<'_>) -> Checked {
         readers.into_iter().try_for_each(|reader| {
             reader.join().unwrap_or_else(|_| Err(Outcome::Failed("a reader panicked".into())))
         })
+    })
+}
+
+fn deterministic(subject: &Subject<'_>) -> Checked {
+    let (index, _) = subject.filled(200)?;
+    for query in unit_vectors(2, 10).chunks_exact(DIM) {
+        let (once, again) = (search(&*index, query, 10, None)?, search(&*index, query, 10, None)?);
+        ensure!(once == again, "{once:?} first, {again:?} then");
+    }
+    Ok(())
+}
+
+fn asks_while_it_works(subject: &Subject<'_>) -> Checked {
+    let index = subject.empty()?;
+    let vectors = unit_vectors(2, 5000);
+    let cx = Polled::new();
+    index.upsert(&cx, &ids(5000), &vectors)?;
+    polls(&cx)
+}
+
+fn memory_stays(subject: &Subject<'_>) -> Checked {
+    memory::stays(subject.settings, || {
+        let (index, vectors) = subject.filled(500)?;
+        search(&*index, row(&vectors, 0), 10, None)?;
+        index.remove(&Cx::free(), &ids(500))?;
+        Ok(())
     })
 }

@@ -1,3 +1,8 @@
+//! `magray plugin`.
+mod check;
+mod install;
+mod new;
+
 use super::{
     Failure, Outcome,
     args::Global,
@@ -13,7 +18,7 @@ use magray_plugin_api::manifest::{ComponentManifest, Manifest};
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// See which plugins there are
+/// See, check, write, install and trust plugins
 #[derive(Debug, Subcommand)]
 pub(super) enum Plugin {
     /// List plugins, built in and from the plugin folders, with their components
@@ -23,6 +28,13 @@ pub(super) enum Plugin {
         /// Id of the plugin, or name of a component
         name: String,
     },
+    Check(check::Check),
+    New(new::New),
+    Install(install::Install),
+    Remove(install::Remove),
+    Trust(install::Trust),
+    #[command(hide = true)]
+    RunCheck(check::RunCheck),
     /// Load a plugin and start it, and nothing else: how an unknown file is tried
     #[command(hide = true)]
     Trial {
@@ -63,14 +75,24 @@ impl Plugin {
                 list(terminal, &setup.plugins(), &setup.plugin_folders())
             }
             Self::Info { name } => info(terminal, &setup(global, terminal)?.plugins(), &name),
+            Self::Check(check) => check.run(global, terminal),
+            Self::New(new) => new.run(terminal),
+            Self::Install(install) => install.run(global, terminal),
+            Self::Remove(remove) => remove.run(global, terminal),
+            Self::Trust(trust) => trust.run(global, terminal),
+            // No config is read by these: what this process is told does not change what the file is.
+            Self::RunCheck(check) => check.run(&data_dir(global), terminal),
             Self::Trial { path } => {
-                // No config is read: what this process is told does not change what the file is.
-                let data_dir = engine::default_data_dir().unwrap_or_else(std::env::temp_dir);
+                let data_dir = data_dir(global);
                 terminal.print(format_args!("{}", Plugins::try_library(&path, &data_dir)))?;
                 Ok(Outcome::Done)
             }
         }
     }
+}
+
+fn data_dir(global: &Global) -> PathBuf {
+    global.data_dir.clone().or_else(engine::default_data_dir).unwrap_or_else(std::env::temp_dir)
 }
 
 fn list(terminal: &Terminal, plugins: &Plugins, folders: &[PathBuf]) -> Result<Outcome, Failure> {

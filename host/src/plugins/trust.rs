@@ -1,0 +1,82 @@
+//! Which plugin files the user vouches for: those that were installed, by name, and those that a project brings,
+//! by digest.
+use super::error::Refusal;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// `plugins/trust.json` in the data folder.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct TrustBook {
+    /// SHA-256 digests of the files that a config outside the user's own folder may make the host load, each
+    /// with the path that it had.
+    #[serde(default)]
+    pub trusted: BTreeMap<String, PathBuf>,
+    /// Installed files by their names, each with the SHA-256 that it had.
+    #[serde(default)]
+    pub installed: BTreeMap<String, String>,
+}
+
+impl TrustBook {
+    fn path(data_dir: &Path) -> PathBuf {
+        data_dir.join("plugins").join("trust.json")
+    }
+
+    /// Reads the book of a data folder; an empty one where there is none.
+    ///
+    /// # Errors
+    /// [`Refusal::Book`]: what cannot be read vouches for nothing.
+    pub fn read(data_dir: &Path) -> Result<Self, Refusal> {
+        let path = Self::path(data_dir);
+        let failed = |error: io::Error| Refusal::Book { path: path.clone(), error: error.to_string() };
+        match fs::read(&path) {
+            Ok(json) => serde_json::from_slice(&json).map_err(|error| failed(error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Writes it whole or not at all.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn write(&self, data_dir: &Path) -> io::Result<()> {
+        let path = Self::path(data_dir);
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.persist(&path)?;
+        Ok(())
+    }
+
+    /// That a file of the data folder's `plugins` is the one that was installed; one that was put there by hand
+    /// has no entry and passes.
+    pub(super) fn installed(&self, path: &Path, found: &str) -> Result<(), Refusal> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match self.installed.get(&*name) {
+            Some(pinned) if pinned != found => Err(Refusal::Changed { path: path.to_owned() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// That a file which `config` brings was trusted.
+    pub(super) fn trusted(&self, path: &Path, found: &str, config: &Path) -> Result<(), Refusal> {
+        if self.trusted.contains_key(found) {
+            return Ok(());
+        }
+        Err(Refusal::Untrusted { path: path.to_owned(), config: config.to_owned() })
+    }
+}
+
+/// A config file that is not in the user's own config folder, as that of a cloned repository.
+#[derive(Clone, Debug)]
+pub struct Project {
+    /// The config file.
+    pub config: PathBuf,
+    /// The plugin folders that only it names.
+    pub folders: Vec<PathBuf>,
+}
