@@ -25,7 +25,7 @@ fn an_old_plugin_works_in_this_host() {
     home.run_with_stdin(&add, lines.join("\n").as_bytes()).expect(0);
     let stats = home.json(&[&with[..], &["stats"]].concat());
     assert!(stats["layers"][1]["sealed"].as_u64() >= Some(1000), "the old index sealed a snapshot: {stats}");
-    let found = home.json(&[&with[..], &["search", "abcabcabc and xyz 3"]].concat());
+    let found = home.json(&[&with[..], &["search", "abcabcabc and xyz 3", "--mode", "vector"]].concat());
     assert_eq!(found["model"], "letters");
     assert!(found["hits"][0]["score"].as_f64() > Some(0.95), "{found}");
 }

@@ -100,7 +100,9 @@ fn plugins_of_another_epoch_target_or_panic_strategy() {
 fn a_plugin_without_its_symbol() {
     let home = home_with(&patched(&chaos(), b"MAGRAY_PLUGIN_ROOT_1", b"MAGRAY_PLUGIN_ROOT_X"));
     home.run(&["add", "the host survives"]).expect(0);
-    home.run(&["--backend", "chaos", "search", "host"]).expect(3).says(&[CHAOS, "no entry point"]);
+    home.run(&["--backend", "chaos", "search", "host", "--mode", "vector"])
+        .expect(3)
+        .says(&[CHAOS, "no entry point"]);
 }
 
 /// As a GPU's driver that is installed after the plugin.
@@ -124,7 +126,7 @@ fn a_library_that_ends_the_process_that_loads_it() {
     let home = Home::new();
     home.install(CRASH);
     home.run(&["add", "the host survives"]).expect(0);
-    home.run(&["--cache", "crash", "search", "host"]).expect(3).says(&[
+    home.run(&["--cache", "crash", "search", "host", "--mode", "vector"]).expect(3).says(&[
         CRASH,
         "crashed with signal",
         "trial process",

@@ -90,7 +90,7 @@ impl Engine {
     /// A cycle, or where promotion is off the part of it that deletes.
     pub(super) fn promote_all(&self, cx: &dyn CallContext) -> Result<Counts, EngineError> {
         if !self.setup.config.memory.promotion.enabled {
-            return Ok(vec![("expired record", self.store.expire(now_ms())? as u64)]);
+            return Ok(vec![("record", self.store.expire(now_ms())? as u64)]);
         }
         let report = self.promote(cx, &PromotionOptions::default())?;
         if let Some(cycle) = report.cycle {
@@ -99,6 +99,6 @@ impl Engine {
                 report.moves.len()
             );
         }
-        Ok(vec![("expired record", report.expired), ("promoted record", report.moves.len() as u64)])
+        Ok(vec![("record", report.expired), ("promotion", report.moves.len() as u64)])
     }
 }
