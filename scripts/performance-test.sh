@@ -77,7 +77,8 @@ bench retrieval "$set" --data "$set" ${quick:+--limit 100}
 bench matrix "$set" --data "$set" --html "$folder/matrix.html" --resume "$folder/matrix.jsonl" \
     ${quick:+--limit 100 --runs 1 --requests 20000}
 bench workload "$texts" --texts "$texts" ${quick:+--seconds 20 --records 2000}
-bench soak "$texts" --texts "$texts" --minutes "$soak" --records 2000
+# In half a minute memory only fills: the quick one judges errors.
+bench soak "$texts" --texts "$texts" --minutes "$soak" ${quick:+--max-growth 1000000} --records 2000
 
 if [ -z "${NO_CRITERION:-}" ]; then
     criterion=(cargo bench -p magray-benches --)

@@ -211,7 +211,13 @@ fn opened(home: &Home, page: &Path) -> (String, Vec<String>) {
 #[test]
 fn the_report_is_shown_by_a_browser_without_network() {
     let home = with_graph();
-    let matrix = measure(&home, &[&PARTS[..], &["--html", "report.html"]].concat());
+    // The worker of this very program is a peer like any other.
+    let peer = format!("itself={} --index flat bench index-worker", env!("CARGO_BIN_EXE_magray"));
+    let matrix = measure(&home, &[&PARTS[..], &["--peer", &peer, "--html", "report.html"]].concat());
+    let peers =
+        list(&matrix, "indexes").iter().filter(|index| index["peer"] == true).map(|index| &index["name"]);
+    assert_eq!(peers.collect::<Vec<_>>(), ["itself"]);
+    assert_ne!(matrix["recommendation"]["row"]["index"], "itself", "no configuration names it");
     let page = home.path().join("report.html");
     let text = fs::read_to_string(&page).expect("the report");
     assert!(!text.replace("http://www.w3.org/2000/svg", "").contains("http"), "it asks for nothing");

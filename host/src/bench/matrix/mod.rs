@@ -102,6 +102,10 @@ pub fn measure_matrix(
     let (faults, done, spaces) = (Vec::new(), 0, request.backends.len());
     let mut run = Run { cx, request, plugins, files, journal, faults, progress, done, spaces };
     let embedded = run.embed()?;
+    if embedded.is_empty() {
+        let fault = run.faults.first().map_or_else(String::new, |fault| fault.fault.clone());
+        return Err(BenchError::Worker { name: "no backend could be measured".into(), fault });
+    }
     let mut spaces: Vec<String> =
         embedded.iter().filter_map(|(_, cells)| Some(cells.first()?.space.clone())).collect();
     spaces.sort();
@@ -109,10 +113,6 @@ pub fn measure_matrix(
     run.spaces = spaces.len();
     let indexed = run.index(&spaces)?;
     let cached = run.cache(&embedded)?;
-    if embedded.is_empty() {
-        let fault = run.faults.first().map_or_else(String::new, |fault| fault.fault.clone());
-        return Err(BenchError::Worker { name: "no backend could be measured".into(), fault });
-    }
     let Run { files, journal, faults, .. } = run;
     Ok(combine::matrix(request, &files, (embedded, indexed, cached), faults, (before, &journal.conditions)))
 }

@@ -173,6 +173,13 @@ fn config(
         }
     }
     let _ = write!(text, "\n[memory.cache]\nprofile = {}\n", quoted(&row.cache));
+    // Where sizes were compared, the size is part of what was chosen.
+    let mut sizes = matrix.caches.iter().filter(|cache| cache.name == row.cache);
+    if let Some(chosen) = sizes.clone().find(|cache| cache.share == row.cache_share)
+        && sizes.any(|cache| cache.share != row.cache_share)
+    {
+        let _ = writeln!(text, "max_entries = {}", chosen.capacity);
+    }
     text
 }
 
@@ -327,5 +334,6 @@ mod tests {
         assert_eq!(table["ai"]["embedding"]["model_name"].as_str(), Some("small"));
         assert!(table["memory"]["index"].get("profiles").is_none(), "{toml}");
         assert!(table["memory"].get("layers").is_none(), "{toml}");
+        assert!(table["memory"]["cache"].get("max_entries").is_none(), "one size was measured: {toml}");
     }
 }

@@ -189,6 +189,14 @@ impl<'a> Load<'a> {
         })
     }
 
+    /// The texts that are stored in turn. Where what is stored stays as much they are few, so that the cache of
+    /// embeddings, which may grow, soon has all of them.
+    fn texts(&self) -> &[String] {
+        let texts = &self.request.texts;
+        let few = (2 * self.request.records).max(1);
+        if self.request.steady { &texts[..texts.len().min(few)] } else { texts }
+    }
+
     fn end(&self) -> Duration {
         self.request.warm_up + self.request.time
     }
@@ -208,10 +216,11 @@ impl<'a> Load<'a> {
     fn add(&self, cx: &dyn CallContext, engine: &Engine, count: usize) -> Result<(), BenchError> {
         let text = |_| {
             let at = self.given.fetch_add(1, Ordering::Relaxed) as usize;
-            let (round, at) = (at / self.request.texts.len(), at % self.request.texts.len());
-            let text = &self.request.texts[at];
-            // The same text again would be the same record.
-            let text = if round == 0 { text.clone() } else { format!("{text} ({round})") };
+            let texts = self.texts();
+            let (round, text) = (at / texts.len(), &texts[at % texts.len()]);
+            // The same text again would be the same record, where that is still there.
+            let is_new = round == 0 || self.request.steady && texts.len() >= 2 * self.request.records;
+            let text = if is_new { text.clone() } else { format!("{text} ({round})") };
             NewMemory { text, layer: Some(Layer::Assets), ..NewMemory::default() }
         };
         let added = engine.add(cx, (0..count).map(text).collect())?;

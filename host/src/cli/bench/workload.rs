@@ -49,7 +49,7 @@ pub(in crate::cli) struct WorkloadCommand {
 #[command(after_help = "\
 As `bench workload`, but as much is forgotten as is added, so that what is stored stays as much, and what is
 judged is the growth of memory, by the median of the slopes between all pairs of looks at it (Theil and Sen),
-and errors.
+and errors. The cache of embeddings fills first, until it has twice the records' texts: give it minutes.
 
 Examples:
   magray bench soak --minutes 60
