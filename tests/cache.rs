@@ -31,10 +31,12 @@ fn another_process_finds_what_one_has_computed() {
     assert!(entries >= 2, "{first}");
     let answer = |ran: Ran| {
         let answer: Value = serde_json::from_str(&ran.stdout).expect("JSON");
-        let score = answer["hits"][0]["score"].as_f64().expect("a score");
+        let score = answer["hits"][0]["explain"]["found"].as_f64().expect("a score");
         (answer["hits"][0]["id"].clone(), score, answer["cached"].clone())
     };
-    let cached = answer(run(&home, &["search", "copies of data", "--mode", "vector", "--json"]).expect(0));
+    let cached = answer(
+        run(&home, &["search", "copies of data", "--mode", "vector", "--explain", "--json"]).expect(0),
+    );
     let second = stats(&home);
     assert_eq!(second["disk"]["entries"], entries, "{second}");
     let hits = |stats: &Value| stats["disk"]["lifetime"]["hits"].as_u64().expect("a number");
@@ -43,7 +45,8 @@ fn another_process_finds_what_one_has_computed() {
     assert_eq!((&space["model"], &space["dim"]), (&"potion-base-8M-int8".into(), &256.into()));
 
     // The same as without it, but for the rounding to half precision.
-    let mut without = command(&home, &["search", "copies of data", "--mode", "vector", "--json"]);
+    let mut without =
+        command(&home, &["search", "copies of data", "--mode", "vector", "--explain", "--json"]);
     let computed = answer(Ran::of(without.env("MAGRAY_MEMORY__CACHE__DISK", "false")).expect(0));
     assert_eq!(cached.0, computed.0);
     assert!((cached.1 - computed.1).abs() < 1e-3, "{cached:?} {computed:?}");

@@ -27,7 +27,7 @@ fn what_is_installed_is_found_pinned_and_removed() {
     fs::copy(built(CHAOS), &installed).expect("it is overwritten");
     let listed = run(&home, &["plugin", "list"]).expect(0).stdout;
     assert!(listed.contains("not the file that was installed"), "{listed}");
-    run(&home, &["--cache", "chaos", "search", "policy"])
+    run(&home, &["--cache", "chaos", "search", "policy", "--mode", "vector"])
         .expect(3)
         .says(&["not the file that was installed"]);
     run(&home, &["plugin", "install", text(&library), "--no-check"]).expect(0);
