@@ -10,7 +10,7 @@ use crate::{
 };
 use magray_plugin_api::{CallContext, DeviceReport, Role, SearchParams};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     thread,
     time::{Duration, Instant},
 };
@@ -137,9 +137,9 @@ pub struct Ranked {
     pub found: f32,
     /// What age and use make of that, 0.3 to 1.5.
     pub factor: f32,
-    /// What the keyword leg says, where it found it.
+    /// What the keyword leg says, where it has one of the words.
     pub keyword: Option<LegScore>,
-    /// What the vector leg says, where it found it.
+    /// What the vector leg says, where it has a vector.
     pub vector: Option<LegScore>,
     /// What the reranker says, where it judged it; then that times `factor` is the score.
     pub reranked: Option<f32>,
@@ -213,12 +213,24 @@ impl Engine {
             }
             vector => (vector.transpose()?, None),
         };
-        let (keyword, words_found) = keyword.unzip();
-        let (query, (vector, meaning_found)) = match vector {
-            Some((query, leg, found)) => (Some(query), (Some(leg), Some(found))),
-            None => (None, (None, None)),
+        let (keyword, words) = keyword.unzip();
+        let (query, vector, meaning) = match vector {
+            Some((query, leg, found)) => (Some(query), Some(leg), found),
+            None => (None, None, Vec::new()),
         };
-        let mut order = self.order(request, words_found.as_deref(), meaning_found.as_deref())?;
+        let mut words = words.unwrap_or_default();
+        let meaning = match &query {
+            Some(query) if settings.mode == SearchMode::Hybrid => self.with_missing(
+                cx,
+                query,
+                &request.filter.layers,
+                &words[..depth.min(words.len())],
+                meaning,
+            )?,
+            _ => meaning,
+        };
+        keep_candidates(&mut words, &meaning, depth);
+        let mut order = self.order(request, &words, &meaning)?;
         let reranking = self.rerank(cx, &request.query, &settings.rerank, &mut order)?;
         order.truncate(request.k);
         Ok(Ranking { order, keyword, vector, without_vectors, reranking, query })
@@ -242,6 +254,7 @@ impl Engine {
         Ok(Some(self.store.matching_ids(&filter)?))
     }
 
+    /// All that has one of the words, the `depth` best first.
     fn by_words(
         &self,
         query: &str,
@@ -252,7 +265,7 @@ impl Engine {
         let terms = query_terms(query);
         let hits = self.store.find_words(&terms, within, depth)?;
         let found: Found = hits.iter().map(|hit| (hit.id, hit.score)).collect();
-        Ok((KeywordLeg { terms, found: found.len(), took: start.elapsed() }, found))
+        Ok((KeywordLeg { terms, found: found.len().min(depth), took: start.elapsed() }, found))
     }
 
     fn by_meaning(
@@ -298,7 +311,7 @@ impl Engine {
         depth: usize,
     ) -> Result<Found, EngineError> {
         let mut hits = Vec::new();
-        for layer in Layer::ALL.into_iter().filter(|layer| layers.is_empty() || layers.contains(layer)) {
+        for layer in searched(layers) {
             let params = SearchParams::with_ef(self.ef_search(layer));
             hits.extend(vectors.indexes.search(
                 cx,
@@ -309,24 +322,48 @@ impl Engine {
                 within.map(IdSet::as_filter),
             )?);
         }
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id)));
-        hits.truncate(depth);
-        Ok(hits.iter().map(|hit| (RecordId::from_index_id(hit.id), hit.score)).collect())
+        let mut found: Found = hits.iter().map(|hit| (RecordId::from_index_id(hit.id), hit.score)).collect();
+        best_first(&mut found);
+        found.truncate(depth);
+        Ok(found)
+    }
+
+    /// What the meaning found, and with it what it says of those that only the words found.
+    fn with_missing(
+        &self,
+        cx: &dyn CallContext,
+        query: &[f32],
+        layers: &[Layer],
+        words: &[(RecordId, f32)],
+        mut meaning: Found,
+    ) -> Result<Found, EngineError> {
+        let near: HashSet<RecordId> = meaning.iter().map(|found| found.0).collect();
+        let missing = words.iter().filter(|found| !near.contains(&found.0));
+        let mut missing: Vec<u64> = missing.map(|found| found.0.index_id()).collect();
+        missing.sort_unstable();
+        if !missing.is_empty() && query.iter().any(|&v| v != 0.0) {
+            for layer in searched(layers) {
+                let hits = self.vectors()?.indexes.cosines(cx, layer, query, &missing)?;
+                meaning.extend(hits.iter().map(|hit| (RecordId::from_index_id(hit.id), hit.score)));
+            }
+            best_first(&mut meaning);
+        }
+        Ok(meaning)
     }
 
     /// One list of what the legs found, best first: fused, then with the documents, then by age and use.
     fn order(
         &self,
         request: &SearchRequest,
-        words: Option<&[(RecordId, f32)]>,
-        meaning: Option<&[(RecordId, f32)]>,
+        words: &[(RecordId, f32)],
+        meaning: &[(RecordId, f32)],
     ) -> Result<Vec<Ranked>, EngineError> {
         let settings = &request.settings;
         let fusion = match settings.fusion {
             FusionKind::Convex => Fusion::Convex { keyword_weight: settings.keyword_weight as f32 },
             FusionKind::Rrf => Fusion::Rrf,
         };
-        let mut found = fuse(fusion, words.unwrap_or_default(), meaning.unwrap_or_default());
+        let mut found = fuse(fusion, words, meaning);
         let standings = self.store.standings(found.iter().map(|fused| fused.id))?;
         let standings: HashMap<RecordId, Standing> =
             standings.into_iter().map(|standing| (standing.id, standing)).collect();
@@ -379,6 +416,24 @@ impl Engine {
         };
         let hits = found.into_iter().zip(passages);
         Ok(hits.map(|((ranked, record), passage)| SearchHit { ranked, record, passage }).collect())
+    }
+}
+
+fn searched(layers: &[Layer]) -> impl Iterator<Item = Layer> {
+    Layer::ALL.into_iter().filter(|layer| layers.is_empty() || layers.contains(layer))
+}
+
+fn best_first(found: &mut Found) {
+    found.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+}
+
+/// Keeps the first `depth` of what the words found, and what they say of the others that the meaning found.
+fn keep_candidates(words: &mut Found, meaning: &[(RecordId, f32)], depth: usize) {
+    let others = words.split_off(depth.min(words.len()));
+    if !others.is_empty() {
+        let near: HashSet<RecordId> = meaning.iter().map(|found| found.0).collect();
+        words.extend(others.into_iter().filter(|found| near.contains(&found.0)));
+        best_first(words);
     }
 }
 

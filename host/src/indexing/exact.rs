@@ -87,6 +87,17 @@ impl LayerIndex {
         Ok(Truth { probes, nearest })
     }
 
+    /// The cosines of the vectors `ids`, which are ascending, to `query`, which is not zero; of those that are there.
+    pub(super) fn cosines(
+        &self,
+        cx: &dyn CallContext,
+        query: &[f32],
+        ids: &[u64],
+    ) -> Result<Vec<Hit>, IndexError> {
+        let probe = Probe::new(query.to_vec(), None);
+        Ok(self.truth(cx, ids, vec![probe], ids.len(), |_| {})?.nearest.remove(0))
+    }
+
     /// Holds what was found for each probe of `truth` against it, by the scores of the stored vectors: those
     /// that a backend gives may be anything.
     pub(super) fn judge(

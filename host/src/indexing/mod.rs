@@ -152,6 +152,22 @@ impl Indexes {
         found.map_or(Ok(Vec::new()), |index| index.search(cx, Query { vector: query, k, params, filter }))
     }
 
+    /// The cosines of the vectors `ids` of `layer`, which are ascending, to `query`, which is not zero, in any order. Those
+    /// that are not there are left out.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn cosines(
+        &self,
+        cx: &dyn CallContext,
+        layer: Layer,
+        query: &[f32],
+        ids: &[u64],
+    ) -> Result<Vec<Hit>, IndexError> {
+        let found = self.layers().find(|index| index.settings.layer == layer);
+        found.map_or(Ok(Vec::new()), |index| index.cosines(cx, query, ids))
+    }
+
     /// Brings what is on disk up to date, of all layers or of one.
     ///
     /// # Errors

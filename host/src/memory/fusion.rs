@@ -21,7 +21,7 @@ pub enum Fusion {
 /// What one leg says of a record.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LegScore {
-    /// From 1.
+    /// From 1, among the candidates of both legs.
     pub rank: usize,
     /// Cosine, or BM25.
     pub score: f32,

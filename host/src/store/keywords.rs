@@ -15,8 +15,9 @@ pub struct KeywordHit {
 }
 
 impl Store {
-    /// The `limit` best records by BM25 that have at least one of `terms` and are in `within`, best first and of
-    /// equals the older. Terms are those of [`query_terms`](super::query_terms).
+    /// The records that have at least one of `terms` and are in `within`, with their BM25: first the `limit` best, best
+    /// first and of equals the older, then the others in any order. Terms are those of
+    /// [`query_terms`](super::query_terms).
     ///
     /// # Errors
     /// What SQLite says.
@@ -49,9 +50,9 @@ impl Store {
         let better = |a: &KeywordHit, b: &KeywordHit| b.score.total_cmp(&a.score).then(a.id.cmp(&b.id));
         if hits.len() > limit {
             hits.select_nth_unstable_by(limit, better);
-            hits.truncate(limit);
         }
-        hits.sort_unstable_by(better);
+        let best = limit.min(hits.len());
+        hits[..best].sort_unstable_by(better);
         Ok(hits)
     }
 }
@@ -112,7 +113,7 @@ mod tests {
         assert_eq!(find(&f, "TIDES", &Filter { layers: vec![Layer::Assets], ..Filter::default() }), [3]);
         assert_eq!(find(&f, "mo", &Filter::default()), [0i64; 0]);
         let hits = f.store.find_words(&query_terms("moon sea"), None, 1).unwrap();
-        assert_eq!((hits.len(), hits[0].id), (1, RecordId(1)));
+        assert_eq!(hits.iter().map(|hit| hit.id.0).collect::<Vec<_>>(), [1, 2]);
         assert!(hits[0].score > 0.0);
         f.store.forget(&[RecordId(2)]).unwrap();
         assert_eq!(find(&f, "follows", &Filter::default()), [0i64; 0]);

@@ -186,3 +186,34 @@ fn only_what_is_shown_counts_as_found() {
         assert_eq!(record.access_count, u64::from(shown.contains(&record.id)), "{}", record.text);
     }
 }
+
+#[test]
+fn what_a_leg_did_not_hand_over_counts_with_its_score_in_it() {
+    let (_folder, engine) = engine();
+    let text = |n: usize| format!("{} {} {n}", WORDS[n % 4], WORDS[n / 4 % 4]);
+    let texts = (0..40).map(|n| crate::engine::NewMemory { text: text(n), ..Default::default() });
+    engine.add(&Patient, texts.collect()).unwrap();
+    let found = |mode, k, keyword_weight| {
+        let settings = Settings {
+            mode,
+            candidates: k,
+            keyword_weight,
+            document_weight: 0.0,
+            ..engine.setup.config.memory.search.clone()
+        };
+        engine.rank(&Patient, &SearchRequest::new("lighthouse keeper", k, settings)).unwrap().order
+    };
+    let (words, meaning) = (found(SearchMode::Keyword, 40, 0.5), found(SearchMode::Vector, 40, 0.5));
+    let score = |order: &[Ranked], id| order.iter().find(|ranked| ranked.id == id).map(|ranked| ranked.found);
+    let mut completed = [0, 0];
+    for (weight, leg) in [(1.0, &meaning), (0.0, &words)] {
+        for hit in found(SearchMode::Hybrid, 5, weight) {
+            completed[usize::from(weight == 0.0)] +=
+                usize::from(!leg[..5].iter().any(|ranked| ranked.id == hit.id));
+            let vector = hit.vector.map(|leg| leg.score).unwrap();
+            assert!((vector - score(&meaning, hit.id).unwrap()).abs() < 1e-3, "{hit:?}");
+            assert_eq!(hit.keyword.map(|leg| leg.score), score(&words, hit.id), "{hit:?}");
+        }
+    }
+    assert!(completed.iter().all(|&n| n > 0), "{completed:?}");
+}
