@@ -100,3 +100,34 @@ fn it_can_be_turned_off_and_is_not_used_where_it_does_not_pay() {
     off("MAGRAY_MEMORY__CACHE__DISK", "false");
     off("MAGRAY_MEMORY__CACHE__DISK_MIN_US", "1000000000");
 }
+
+#[test]
+fn a_low_hit_rate_of_searches_is_an_alert_that_outlives_processes() {
+    let home = Home::new();
+    let with_window = |args: &[&str]| {
+        let mut command = command(&home, args);
+        Ran::of(command.env("MAGRAY_MEMORY__CACHE__ALERT_LOOKUPS", "5")).expect(0)
+    };
+    let searches = || -> Value {
+        let stats: Value =
+            serde_json::from_str(&with_window(&["cache", "stats", "--json"]).stdout).expect("JSON");
+        stats["searches"].clone()
+    };
+    for text in ["a", "b", "c", "d", "e", "f"] {
+        with_window(&["add", text]);
+    }
+    assert_eq!(searches()["lookups"], 0, "what is stored is no search");
+    for text in ["one", "two", "three", "four"] {
+        with_window(&["search", text]);
+    }
+    assert_eq!((&searches()["lookups"], &searches()["alert"]), (&4.into(), &Value::Null));
+    with_window(&["search", "five"]);
+    let low = searches();
+    assert_eq!((&low["hits"], &low["hit_rate_percent"]), (&0.into(), &0.0.into()));
+    assert!(low["alert"].as_str().is_some_and(|alert| alert.contains("max_size_bytes")), "{low}");
+    assert!(with_window(&["cache", "stats"]).stdout.contains("max_size_bytes"));
+    for _ in 0..6 {
+        with_window(&["search", "five"]);
+    }
+    assert_eq!((&searches()["hit_rate_percent"], &searches()["alert"]), (&100.0.into(), &Value::Null));
+}

@@ -2,12 +2,13 @@ use super::{
     Failure, Outcome,
     args::Global,
     setup,
-    terminal::{BOLD, GREEN, Terminal},
+    terminal::{BOLD, GREEN, Terminal, YELLOW},
     view,
 };
 use crate::{
+    config::Cache as CacheSettings,
     engine::Setup,
-    store::{CacheCounts, CacheSpaceStats, DiskCacheStats},
+    store::{CacheCounts, CacheSpaceStats, DiskCacheStats, Lookups},
 };
 use clap::{Args, Subcommand};
 use indicatif::HumanBytes;
@@ -52,6 +53,7 @@ pub(super) struct Clear {
 struct StatsJson {
     memory: MemoryJson,
     disk: DiskJson,
+    searches: SearchesJson,
     spaces: Vec<SpaceJson>,
 }
 
@@ -75,6 +77,18 @@ struct DiskJson {
     max_entries: u64,
     ttl_seconds: u64,
     lifetime: CountsJson,
+}
+
+/// The last look-ups by searches.
+#[derive(Serialize)]
+struct SearchesJson {
+    lookups: u64,
+    hits: u64,
+    hit_rate_percent: Option<f64>,
+    /// Look-ups that the alert waits for, and percent of them that must be answered; 0 is no alert.
+    alert_lookups: u64,
+    alert_hit_rate_percent: u64,
+    alert: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -164,6 +178,7 @@ fn show(setup: &Setup, terminal: &Terminal) -> Result<Outcome, Failure> {
             ttl_seconds: settings.ttl_seconds,
             lifetime: counts(|stats| stats.disk_totals).into(),
         },
+        searches: searches(stats.as_ref().map(|stats| stats.lookups).unwrap_or_default(), settings),
         spaces: stats.iter().flat_map(|stats| &stats.spaces).map(SpaceJson::from).collect(),
     };
     if terminal.json {
@@ -174,7 +189,29 @@ fn show(setup: &Setup, terminal: &Terminal) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-fn print(terminal: &Terminal, StatsJson { memory, disk, spaces }: &StatsJson) -> Result<(), Failure> {
+fn searches(last: Lookups, settings: &CacheSettings) -> SearchesJson {
+    let CacheSettings { alert_lookups, alert_hit_rate_percent, .. } = *settings;
+    let alert = last.is_low(alert_lookups, alert_hit_rate_percent).then(|| {
+        let disk = if settings.disk { "" } else { ", turn on `disk`" };
+        format!(
+            "searches find too little in the cache: raise `max_size_bytes` or `disk_max_bytes`{disk}, or try another \
+             policy (`magray bench cache`), all of [memory.cache]"
+        )
+    });
+    SearchesJson {
+        lookups: last.asked,
+        hits: last.answered,
+        hit_rate_percent: last.hit_percent(),
+        alert_lookups,
+        alert_hit_rate_percent,
+        alert,
+    }
+}
+
+fn print(
+    terminal: &Terminal,
+    StatsJson { memory, disk, searches, spaces }: &StatsJson,
+) -> Result<(), Failure> {
     let most = |entries: u64| match entries {
         0 => String::new(),
         entries => format!(" or {entries} vectors"),
@@ -201,6 +238,14 @@ fn print(terminal: &Terminal, StatsJson { memory, disk, spaces }: &StatsJson) ->
         answered(disk.lifetime.hits, disk.lifetime.misses)
     ))?;
     terminal.print(format_args!("        {} ({})", disk.path.display(), HumanBytes(disk.file_bytes)))?;
+    if searches.lookups > 0 {
+        let SearchesJson { lookups, hits, .. } = *searches;
+        terminal
+            .print(format_args!("{BOLD}lately{BOLD:#}  of searches {}", answered(hits, lookups - hits)))?;
+    }
+    if let Some(alert) = &searches.alert {
+        terminal.print(format_args!("{YELLOW}alert{YELLOW:#}   {alert}"))?;
+    }
     if !spaces.is_empty() {
         terminal.print(format_args!(
             "\n{BOLD}{:<28} {:>5} {:>9} {:>11} {:>8}  {:<20} {:<20}{BOLD:#}",

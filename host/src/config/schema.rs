@@ -309,6 +309,12 @@ pub struct Cache {
     /// Entries on disk at most; 0 is no limit.
     #[serde(deserialize_with = "whole::<0, UNLIMITED, _, _>")]
     pub disk_max_entries: u64,
+    /// Percent of look-ups by searches below which is an alert; 0 is none.
+    #[serde(deserialize_with = "whole::<0, 100, _, _>")]
+    pub alert_hit_rate_percent: u64,
+    /// Look-ups by searches that the alert goes by.
+    #[serde(deserialize_with = "whole::<1, UNLIMITED, _, _>")]
+    pub alert_lookups: u64,
     /// Cache policy plugins with their options.
     pub profiles: Profiles,
 }

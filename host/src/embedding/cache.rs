@@ -1,6 +1,6 @@
 //! The cache of vectors: a level in memory and, where there is one, a level on disk. The policy
 //! plugin decides what goes from memory; the values are here.
-use crate::store::{CacheCounts, CacheKey, CacheSpace, DiskCache};
+use crate::store::{CacheCounts, CacheKey, CacheSpace, DiskCache, LookupWindow, Lookups};
 use magray_plugin_api::{EmbedderInfo, Error, ErrorCode, MemoryUse, Result, Role, host::ContainedPolicy};
 use std::{
     collections::HashMap,
@@ -44,6 +44,28 @@ pub struct EmbeddingCache {
     start: Instant,
     held: Mutex<Held>,
     disk: Option<Disk>,
+    alert: Mutex<Alert>,
+}
+
+/// Whether the cache answers enough of what searches ask.
+#[derive(Default)]
+struct Alert {
+    /// Percent of look-ups that must be answered; 0 is no alert.
+    percent: u64,
+    /// Look-ups that the window has.
+    lookups: u64,
+    window: LookupWindow,
+    is_low: bool,
+}
+
+impl Alert {
+    /// Returns the hit rate where it has just fallen below what it must be.
+    fn note(&mut self, lookups: Lookups) -> Option<f64> {
+        self.window.add(lookups, self.lookups);
+        let total = self.window.total();
+        let was_low = std::mem::replace(&mut self.is_low, total.is_low(self.lookups, self.percent));
+        total.hit_percent().filter(|_| self.is_low && !was_low)
+    }
 }
 
 /// The level on disk.
@@ -96,7 +118,8 @@ impl EmbeddingCache {
         let granted = policy.on_capacity(limits.max_bytes);
         let counts = CacheCounts::default();
         let held = Held { limits, policy: Some(policy), entries: HashMap::new(), bytes: 0, counts };
-        let cache = Self { start: Instant::now(), held: Mutex::new(held), disk: None };
+        let cache =
+            Self { start: Instant::now(), held: Mutex::new(held), disk: None, alert: Mutex::default() };
         cache.held().settle(granted);
         cache
     }
@@ -105,6 +128,13 @@ impl EmbeddingCache {
     #[must_use]
     pub fn with_disk(mut self, cache: DiskCache, min_cost: Duration) -> Self {
         self.disk = Some(Disk { cache, space: None, min_cost, cost_ns: AtomicU64::new(u64::MAX) });
+        self
+    }
+
+    /// Lets it warn where fewer than `percent` of a hundred of the last so many look-ups by searches were answered.
+    #[must_use]
+    pub fn with_alert(mut self, percent: u64, lookups: u64) -> Self {
+        self.alert = Mutex::new(Alert { percent, lookups, ..Alert::default() });
         self
     }
 
@@ -122,6 +152,24 @@ impl EmbeddingCache {
         if let Some(disk) = &self.disk {
             let ns = u64::try_from(text_time.as_nanos()).unwrap_or(u64::MAX);
             disk.cost_ns.store(ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes what was looked for, and warns where the hit rate falls below what it must be; what is not of a search
+    /// does not count.
+    pub(super) fn note_lookups(&self, role: Role, lookups: Lookups) {
+        if role != Role::Query {
+            return;
+        }
+        // Where a text is computed quicker than it is found on disk, its miss in another process costs nothing.
+        if let Some(Disk { cache, .. }) = self.disk.as_ref().filter(|disk| disk.is_worth_it()) {
+            cache.add_lookups(lookups);
+        }
+        let fell = self.alert.lock().unwrap_or_else(PoisonError::into_inner).note(lookups);
+        if let Some(percent) = fell {
+            tracing::warn!(
+                "the cache of embeddings answers only {percent:.1}% of what searches look for; `magray cache stats` says what to do"
+            );
         }
     }
 
@@ -404,6 +452,34 @@ mod tests {
     }
 
     #[test]
+    fn the_alert_comes_once_for_each_fall() {
+        let mut alert = Alert { percent: 80, lookups: 20, ..Alert::default() };
+        let mut falls =
+            |times, answered| (0..times).filter_map(|_| alert.note(Lookups { asked: 1, answered })).count();
+        assert_eq!(falls(19, 0), 0);
+        assert_eq!(falls(100, 0), 1);
+        assert_eq!(falls(100, 1), 0);
+        assert_eq!(falls(100, 0), 1);
+    }
+
+    #[test]
+    fn only_searches_count_and_only_where_the_disk_is_worth_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = with_disk(folder.path(), 10, None).with_alert(80, 10);
+        let missed = Lookups { asked: 6, answered: 0 };
+        put(&cache, "a", [0.5, 0.25]);
+        cache.note_lookups(Role::Passage, missed);
+        cache.note_lookups(Role::Query, missed);
+        cache.note_cost(Duration::from_micros(1));
+        cache.note_lookups(Role::Query, Lookups { asked: 3, answered: 3 });
+        let own = cache.alert.lock().unwrap().window.total();
+        assert_eq!(own, Lookups { asked: 9, answered: 3 });
+        drop(cache);
+        let kept = with_disk(folder.path(), 10, None).disk().unwrap().stats().unwrap();
+        assert_eq!(kept.lookups, missed);
+    }
+
+    #[test]
     fn what_it_does_is_counted() {
         let cache = cache(1 << 20, 3);
         put(&cache, "a", [1.0, 2.0]);
@@ -415,7 +491,7 @@ mod tests {
     }
 
     fn with_disk(folder: &Path, max_entries: usize, ttl: Option<Duration>) -> EmbeddingCache {
-        let options = DiskCacheOptions { ttl, max_bytes: u64::MAX, max_entries: u64::MAX };
+        let options = DiskCacheOptions { ttl, max_bytes: u64::MAX, max_entries: u64::MAX, lookups: 10 };
         let disk = DiskCache::new(&folder.join("cache.db"), options);
         let info = EmbedderInfo { dim: 2, max_tokens: 9, max_batch: 9, model: "m".to_owned(), space: SPACE };
         cache(1 << 20, max_entries).with_disk(disk, Duration::from_micros(50)).of(&info)

@@ -20,7 +20,11 @@ pub use metrics::Counters;
 pub use parity::Gate;
 pub use pipeline::PipelineOptions;
 
-use crate::{config::Config, plugins::PluginError, store::StoreError};
+use crate::{
+    config::Config,
+    plugins::PluginError,
+    store::{Lookups, StoreError},
+};
 use chain::{Chain, Clock};
 use magray_plugin_api::{
     CallContext, DeviceReport, Embedder, EmbedderInfo, Error as ApiError, MemoryUse, Role,
@@ -286,7 +290,9 @@ impl Embedding {
             }
         }
         Metrics::add(&self.chain.metrics.cache_hits, texts.len() - missing.len());
+        let lookups = Lookups { asked: texts.len() as u64, answered: (texts.len() - missing.len()) as u64 };
         if missing.is_empty() {
+            self.cache.note_lookups(role, lookups);
             return Ok((vectors, None));
         }
         let texts: Vec<&str> = missing.iter().map(|&row| texts[row]).collect();
@@ -301,6 +307,8 @@ impl Embedding {
             }
             served = Some(part.served);
         }
+        // Now it is known what a text costs, and with that whether the disk is worth it.
+        self.cache.note_lookups(role, lookups);
         Ok((vectors, served))
     }
 }

@@ -263,6 +263,7 @@ impl Engine {
     fn cache(&self, on_disk: bool) -> Result<EmbeddingCache, EngineError> {
         let settings = &self.setup.config.memory.cache;
         let cache = self.services.make::<EmbeddingCache>()?;
+        let cache = cache.with_alert(settings.alert_hit_rate_percent, settings.alert_lookups);
         if !(on_disk && settings.disk) {
             return Ok(cache);
         }

@@ -50,6 +50,7 @@ impl Setup {
             ttl: Some(settings.ttl_seconds).filter(|&ttl| ttl > 0).map(Duration::from_secs),
             max_bytes: settings.disk_max_bytes,
             max_entries: Some(settings.disk_max_entries).filter(|&most| most > 0).unwrap_or(u64::MAX),
+            lookups: settings.alert_lookups,
         };
         DiskCache::new(&self.data_dir.join("cache.db"), options)
     }

@@ -48,6 +48,7 @@ pub use backup::{
 };
 pub use cache::{
     CacheCounts, CacheKey, CacheSpace, CacheSpaceStats, DiskCache, DiskCacheOptions, DiskCacheStats,
+    LookupWindow, Lookups,
 };
 pub use changes::{Changed, Changes};
 pub use commits::Commit;

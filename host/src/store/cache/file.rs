@@ -1,5 +1,5 @@
 //! What is in the file: SQL over one connection. The caller says what time it is.
-use super::{CacheCounts, CacheKey, CacheSpace, CacheSpaceStats, DiskCacheOptions};
+use super::{CacheCounts, CacheKey, CacheSpace, CacheSpaceStats, DiskCacheOptions, LookupWindow, Lookups};
 use crate::store::{
     StoreError, StoreOptions,
     connection::{self, enter_wal},
@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 /// The schema that this program reads and writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// In the header of the file: `magc`.
 const APPLICATION_ID: i64 = 0x6d61_6763;
 /// Bytes of a page: eight vectors of 384 numbers or four of 768 fill one.
@@ -53,6 +53,8 @@ pub(super) struct Batch {
     pub(super) used: Vec<u64>,
     /// What both levels did, to be added to the totals: memory, disk.
     pub(super) counts: [CacheCounts; 2],
+    /// To be added to the window.
+    pub(super) lookups: Lookups,
 }
 
 impl Batch {
@@ -181,6 +183,16 @@ impl File {
             let counts = if level == 1 { counts.plus(&did) } else { *counts };
             add_total(&transaction, level, &counts)?;
         }
+        if batch.lookups.asked > 0 {
+            let mut window = lookups(&transaction)?;
+            window.add(batch.lookups, options.lookups);
+            transaction.prepare_cached("DELETE FROM lookups")?.execute([])?;
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO lookups (asked, answered) VALUES (?1, ?2)")?;
+            for part in &window.parts {
+                insert.execute((part.asked, part.answered))?;
+            }
+        }
         transaction.commit()?;
         Ok(did)
     }
@@ -245,6 +257,11 @@ impl File {
         Ok([total(0)?, total(1)?])
     }
 
+    /// The last look-ups by searches.
+    pub(super) fn lookups(&self) -> Result<LookupWindow, Fault> {
+        Ok(lookups(&self.db)?)
+    }
+
     /// What it holds of each space, the largest first.
     pub(super) fn spaces(&self, ttl: Option<Duration>, now_s: u64) -> Result<Vec<CacheSpaceStats>, Fault> {
         let mut spaces = self.db.prepare(
@@ -271,6 +288,12 @@ impl File {
         })?;
         Ok(spaces.collect::<Result<_, _>>()?)
     }
+}
+
+fn lookups(db: &Connection) -> rusqlite::Result<LookupWindow> {
+    let mut parts = db.prepare_cached("SELECT asked, answered FROM lookups ORDER BY id")?;
+    let parts = parts.query_map([], |row| Ok(Lookups { asked: row.get(0)?, answered: row.get(1)? }))?;
+    Ok(LookupWindow { parts: parts.collect::<Result<_, _>>()? })
 }
 
 /// The vector as the file has it; nothing where f16 cannot hold it.
@@ -301,7 +324,8 @@ fn version(db: &Connection, path: &Path) -> Result<i64, Fault> {
         [],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )?;
-    if (application, version) != (APPLICATION_ID, VERSION) && (application, version, objects) != (0, 0, 0) {
+    let is_ours = application == APPLICATION_ID && (1..=VERSION).contains(&version);
+    if !is_ours && (application, version, objects) != (0, 0, 0) {
         let reason = format!("it is no cache of version {VERSION}");
         return Err(StoreError::NotADatabase { path: path.to_path_buf(), reason }.into());
     }
@@ -314,9 +338,13 @@ fn create(db: &mut Connection, path: &Path) -> Result<(), Fault> {
     }
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another process may have made it while this one waited for the lock.
-    if version(&transaction, path)? == 0 {
+    let made = version(&transaction, path)?;
+    if made == 0 {
         transaction.execute_batch(include_str!("schema.sql"))?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
+    if made < VERSION {
+        transaction.execute_batch(include_str!("lookups.sql"))?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()?;

@@ -1,11 +1,13 @@
 //! The cache of vectors on disk, which outlives the process and is shared by several. Whatever
 //! becomes of its file, the caller only misses.
 mod file;
+mod lookups;
 #[cfg(test)]
 mod tests;
 
 use super::error::Fault;
 use file::{Batch, File, Found, Put};
+pub use lookups::{LookupWindow, Lookups};
 use rusqlite::ErrorCode;
 use std::{
     fmt,
@@ -80,6 +82,8 @@ pub struct DiskCacheOptions {
     pub max_bytes: u64,
     /// Vectors.
     pub max_entries: u64,
+    /// Look-ups by searches that the file keeps the hit rate of.
+    pub lookups: u64,
 }
 
 /// What the file holds.
@@ -95,6 +99,8 @@ pub struct DiskCacheStats {
     pub memory_totals: CacheCounts,
     /// What the level on disk did since the file was made.
     pub disk_totals: CacheCounts,
+    /// The last look-ups by searches, [`DiskCacheOptions::lookups`] of them or some more.
+    pub lookups: Lookups,
 }
 
 /// What the file holds of one space.
@@ -149,6 +155,8 @@ struct Counts {
     process: CacheCounts,
     /// What the totals of the file lack: memory, disk.
     unwritten: [CacheCounts; 2],
+    /// What its window lacks.
+    lookups: Lookups,
 }
 
 /// One user's connection.
@@ -230,6 +238,13 @@ impl DiskCache {
         self.shared.count(0, counts);
     }
 
+    /// Adds look-ups by searches to the window, whichever level answered. They are written with what is written next,
+    /// or at the end.
+    pub fn add_lookups(&self, lookups: Lookups) {
+        let mut counts = lock(&self.shared.counts);
+        counts.lookups = counts.lookups.plus(lookups);
+    }
+
     /// What this level did in this process, so far as it is written.
     pub fn counts(&self) -> CacheCounts {
         lock(&self.shared.counts).process
@@ -254,7 +269,8 @@ impl DiskCache {
             let (entries, bytes) = file.held()?;
             let [memory_totals, disk_totals] = file.totals()?;
             let spaces = file.spaces(ttl, now_s())?;
-            Ok(DiskCacheStats { entries, bytes, spaces, memory_totals, disk_totals })
+            let lookups = file.lookups()?.total();
+            Ok(DiskCacheStats { entries, bytes, spaces, memory_totals, disk_totals, lookups })
         })
     }
 
@@ -302,7 +318,11 @@ impl Drop for DiskCache {
             // A panic was reported where it happened; it is a cache.
             let _ = thread.join();
         }
-        if lock(&self.shared.counts).unwritten != <[CacheCounts; 2]>::default() {
+        let is_written = {
+            let Counts { unwritten, lookups, .. } = &*lock(&self.shared.counts);
+            *unwritten == <[CacheCounts; 2]>::default() && lookups.asked == 0
+        };
+        if !is_written {
             let reader = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner);
             self.shared.write(reader, Batch::default());
         }
@@ -347,7 +367,11 @@ impl Shared {
     }
 
     fn write(&self, side: &mut Side, mut batch: Batch) {
-        batch.counts = std::mem::take(&mut lock(&self.counts).unwritten);
+        {
+            let mut counts = lock(&self.counts);
+            batch.counts = std::mem::take(&mut counts.unwritten);
+            batch.lookups = std::mem::take(&mut counts.lookups);
+        }
         match self.with(side, !batch.puts.is_empty(), |file| file.write(&batch, &self.options, now_s())) {
             // They are in the totals already.
             Some(did) => {
@@ -359,6 +383,7 @@ impl Shared {
                 for (unwritten, lost) in counts.unwritten.iter_mut().zip(&batch.counts) {
                     *unwritten = unwritten.plus(lost);
                 }
+                counts.lookups = counts.lookups.plus(batch.lookups);
             }
         }
     }

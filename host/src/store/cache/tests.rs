@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs};
 use tempfile::TempDir;
 
 const UNBOUNDED: DiskCacheOptions =
-    DiskCacheOptions { ttl: None, max_bytes: u64::MAX, max_entries: u64::MAX };
+    DiskCacheOptions { ttl: None, max_bytes: u64::MAX, max_entries: u64::MAX, lookups: 10 };
 
 fn space(model: &str, dim: usize) -> Arc<CacheSpace> {
     Arc::new(CacheSpace { digest: *blake3::hash(model.as_bytes()).as_bytes(), model: model.into(), dim })
@@ -341,7 +341,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache.db");
         let ttl = ttl_hours.map(|hours| Duration::from_secs(hours * 3600));
-        let options = DiskCacheOptions { ttl, max_bytes: u64::MAX, max_entries };
+        let options = DiskCacheOptions { ttl, max_bytes: u64::MAX, max_entries, lookups: 10 };
         let mut model = Model { entries: BTreeMap::new(), options };
         let mut file = File::open(&path).unwrap();
         let (mut puts, mut used, mut now_s, mut value) = (Vec::new(), Vec::new(), 1_000_000, 0);
@@ -424,4 +424,21 @@ proptest! {
             prop_assert!(file.held().unwrap().1 <= options.max_bytes);
         }
     }
+}
+
+#[test]
+fn a_file_without_a_window_gets_one_and_keeps_its_vectors() {
+    let folder = TempDir::new().unwrap();
+    drop(filled(&folder, 3));
+    let db = rusqlite::Connection::open(folder.path().join("cache.db")).unwrap();
+    db.execute_batch("DROP TABLE lookups; PRAGMA user_version = 1").unwrap();
+    drop(db);
+    let cache = cache_in(&folder);
+    cache.add_lookups(Lookups { asked: 4, answered: 3 });
+    drop(cache);
+    let cache = cache_in(&folder);
+    cache.add_lookups(Lookups { asked: 1, answered: 0 });
+    drop(cache);
+    let stats = cache_in(&folder).stats().unwrap();
+    assert_eq!((stats.entries, stats.lookups), (3, Lookups { asked: 5, answered: 3 }));
 }

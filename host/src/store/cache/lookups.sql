@@ -1,0 +1,6 @@
+-- The last look-ups by searches, in parts, the newest with the highest id.
+CREATE TABLE lookups (
+    id       INTEGER PRIMARY KEY,
+    asked    INTEGER NOT NULL,
+    answered INTEGER NOT NULL
+) STRICT;
