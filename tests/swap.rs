@@ -140,8 +140,11 @@ fn vectors_of_two_models_never_meet() {
     let ran = home.run(&["--backend", "chaos", "search", "embedded", "--mode", "vector"]).expect(1);
     ran.says(&["1 record without a vector of words"]);
     home.run(&["--backend", "chaos", "add", "embedded by the default model"]).expect(0);
-    assert_eq!(home.search(&["--backend", "chaos", "embedded"]), ["embedded by the default model"]);
-    assert_eq!(home.search(&["embedded"]), ["embedded by the default model"]);
+    assert_eq!(
+        home.search(&["--backend", "chaos", "embedded", "--mode", "vector"]),
+        ["embedded by the default model"]
+    );
+    assert_eq!(home.search(&["embedded", "--mode", "vector"]), ["embedded by the default model"]);
 }
 
 #[test]
