@@ -139,14 +139,14 @@ fn print(terminal: &Terminal, report: IndexReport, start: Instant) -> Result<(),
         vec![view::counted(report.files_indexed, "file"), view::counted(report.chunks_added, "new passage")];
     let skipped = report.skipped.iter().filter(|skipped| !skipped.is_error).count();
     let counts = [
-        (report.files_unchanged, "files unchanged"),
-        (report.files_removed, "files gone"),
-        (report.chunks_removed, "passages gone"),
-        (skipped as u64, "files skipped (-v says why)"),
-        (report.embedded, "older records embedded"),
+        (report.files_unchanged, "file", "unchanged"),
+        (report.files_removed, "file", "gone"),
+        (report.chunks_removed, "passage", "gone"),
+        (skipped as u64, "file", "skipped (-v says why)"),
+        (report.embedded, "older record", "embedded"),
     ];
-    parts
-        .extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+    let counts = counts.into_iter().filter(|&(count, ..)| count > 0);
+    parts.extend(counts.map(|(count, what, became)| format!("{} {became}", view::counted(count, what))));
     terminal.print(format_args!(
         "{GREEN}indexed{GREEN:#} {} in {:.1} s",
         parts.join(", "),
