@@ -102,7 +102,7 @@ fn hit(c: &mut Criterion) {
 /// The level on disk, with as many entries.
 fn disk(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a folder");
-    let options = DiskCacheOptions { ttl: None, max_bytes: u64::MAX, max_entries: u64::MAX };
+    let options = DiskCacheOptions { ttl: None, max_bytes: u64::MAX, max_entries: u64::MAX, lookups: 1000 };
     let cache = DiskCache::new(&folder.path().join("cache.db"), options);
     let space = Arc::new(CacheSpace { digest: [1; 32], model: "axis".into(), dim: DIM });
     let vector: Vec<f32> = (0..DIM).map(|i| i as f32 / 1000.0).collect();

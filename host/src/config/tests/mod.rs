@@ -24,7 +24,7 @@ fn the_defaults_are_what_the_documentation_says() {
     let config = load("", &[], &[]).unwrap().config;
     assert_eq!(config.ai.embedding.selected().profile.plugin, "cpu");
     assert_eq!(config.memory.index.selected().profile.plugin, "flat");
-    assert_eq!(config.memory.cache.selected().profile.plugin, "lru");
+    assert_eq!(config.memory.cache.selected().profile.plugin, "s3fifo");
     let day = Duration::from_secs(24 * 3600);
     assert_eq!(config.memory.lives(), [Some(day), Some(90 * day), None]);
     assert_eq!(config.memory.resource_manager.scaling_cache_bytes, 8 << 30);
