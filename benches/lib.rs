@@ -33,17 +33,20 @@ impl Ann {
     /// # Errors
     /// Where a file is missing or is no array of that type.
     pub fn read(name: &str) -> io::Result<Self> {
+        let base = floats(&data_dir().join("ann").join(name).join("base.f16.npy"))?.1;
+        Ok(Self { base, ..Self::questions(name)? })
+    }
+
+    /// The same without the vectors.
+    ///
+    /// # Errors
+    /// As [`Ann::read`].
+    pub fn questions(name: &str) -> io::Result<Self> {
         let dir = data_dir().join("ann").join(name);
-        let floats = |file: &str| -> io::Result<(usize, Vec<f32>)> {
-            let (width, bytes) = npy(&dir.join(file), "<f2")?;
-            let numbers = bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
-            Ok((width, numbers.collect()))
-        };
-        let (dim, base) = floats("base.f16.npy")?;
-        let (_, queries) = floats("query.f16.npy")?;
+        let (dim, queries) = floats(&dir.join("query.f16.npy"))?;
         let (truth_len, bytes) = npy(&dir.join("gt100.i32.npy"), "<i4")?;
         let truth = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        Ok(Self { dim, base, queries, truth, truth_len })
+        Ok(Self { dim, base: Vec::new(), queries, truth, truth_len })
     }
 
     /// The share of `found`, `[m, k]` row-major, that is as near by cosine as the k-th nearest vector,
@@ -60,6 +63,13 @@ impl Ann {
         });
         hits.sum::<usize>() as f64 / found.len() as f64
     }
+}
+
+/// The width and the numbers of an array of f16.
+fn floats(path: &Path) -> io::Result<(usize, Vec<f32>)> {
+    let (width, bytes) = npy(path, "<f2")?;
+    let numbers = bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
+    Ok((width, numbers.collect()))
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {

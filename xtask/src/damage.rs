@@ -173,9 +173,9 @@ fn agree(found: &Hits, expected: &Hits) -> bool {
             .all(|(id, score)| is_near(*score, last) || expected.iter().any(|(known, _)| known == id))
 }
 
-/// What a search finds, and what it said besides.
+/// What a search of the index finds, and what it said besides.
 fn hits(home: &Home, query: &str) -> Found<(Hits, String)> {
-    let output = home.run(&["search", query, "-k", HITS, "--json"])?;
+    let output = home.run(&["search", query, "-k", HITS, "--mode", "vector", "--json"])?;
     if !output.status.success() {
         return Err(describe(&output));
     }

@@ -45,6 +45,9 @@ impl Home {
             .env("MAGRAY_HOME", self.path(data))
             // Small, so that sealing and merging happen all the time.
             .env("MAGRAY_MEMORY__SYNC__SEAL_AFTER", "20")
+            // The same search again has the same scores.
+            .env("MAGRAY_MEMORY__SEARCH__AGE_WEIGHT", "0")
+            .env("MAGRAY_MEMORY__SEARCH__ACCESS_WEIGHT", "0")
             .stdin(Stdio::null());
         command
     }

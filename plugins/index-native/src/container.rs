@@ -348,6 +348,10 @@ impl Container {
         let Some(layout) = layout else {
             return Err(corrupt(&format_args!("{} vectors cannot be in {length} bytes", shape.rows)));
         };
+        // A search reads a few rows of these here and there. What is read ahead of each would drive out what
+        // every search needs where memory is short; without the advice it is as right.
+        let originals = &layout[Part::Originals as usize];
+        let _ = map.advise_range(memmap2::Advice::Random, originals.start, originals.len());
         Ok(Self { shape, layout, bytes: Bytes::Mapped(map), hot: Vec::new() })
     }
 
