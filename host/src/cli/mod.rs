@@ -56,7 +56,7 @@ const INTERRUPTED: u8 = 130;
 const EXAMPLES: &str = "\
 Examples:
   magray index ~/notes ~/src/project       remember files and folders
-  magray search \"how are backups made\"     ask by meaning
+  magray search \"how are backups made\"     ask in your own words
   magray add \"The staging key rotates on Mondays\" --tag ops
   magray --index hnsw search \"retry policy\" --json
   magray model pull multilingual-e5-small  get a model for other languages
@@ -64,7 +64,7 @@ Examples:
 Exit codes: 0 found or done, 1 nothing found, 2 wrong usage, 3 failed, 130 interrupted.
 Data lives in $MAGRAY_HOME, else in the system's folder for data (~/.local/share/magray).";
 
-/// Local semantic memory and vector search: remembers texts and finds them by meaning, offline.
+/// Local semantic memory and vector search: remembers texts and finds them by words and meaning, offline.
 #[derive(Debug, Parser)]
 #[command(name = "magray", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
