@@ -1,20 +1,17 @@
-use super::print_machine;
+use super::{ReportJson, print_machine};
 use crate::{
     bench::{Answered, CacheFigures, CacheSize, CacheTrace, Machine, measure_cache},
     cli::{
         Failure, Outcome,
         args::Global,
-        setup,
+        memory, setup,
         terminal::{BOLD, DIM, Terminal, UntilInterrupted},
-        view,
     },
-    engine::now_ms,
 };
 use clap::Args;
 use indicatif::HumanBytes;
 use magray_plugin_api::ComponentKind;
-use serde::Serialize;
-use std::{collections::BTreeSet, env, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf};
 
 /// Measure how much cache policies answer of a trace of requests, and what they cost
 #[derive(Debug, Args)]
@@ -56,16 +53,6 @@ pub(in crate::cli) struct CacheCommand {
     unit_weights: bool,
 }
 
-#[derive(Serialize)]
-struct ReportJson<'a> {
-    machine: &'a Machine,
-    date: String,
-    command: Vec<String>,
-    version: &'static str,
-    #[serde(flatten)]
-    measured: &'a CacheFigures,
-}
-
 /// Parses `--zipf`.
 fn zipf(text: &str) -> Result<(u32, f64), String> {
     let parts = text.split_once(',').and_then(|(keys, skew)| Some((keys.parse().ok()?, skew.parse().ok()?)));
@@ -79,13 +66,7 @@ fn size(text: &str) -> Result<CacheSize, String> {
     let percent = |text: &str| {
         text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent)).map(CacheSize::Percent)
     };
-    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("", 0)];
-    let number = |text: &str| {
-        let (number, shift) =
-            units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
-        let number: u64 = number.trim().parse().ok()?;
-        number.checked_mul(1 << shift).filter(|&size| size > 0).map(CacheSize::Exactly)
-    };
+    let number = |text: &str| memory::bytes(text).ok().map(CacheSize::Exactly);
     text.strip_suffix('%')
         .map_or_else(|| number(text), percent)
         .ok_or_else(|| "it must be a number above 0, as in 5000 or 64MiB, or percent, as in 2.5%".to_owned())
@@ -127,13 +108,7 @@ impl CacheCommand {
             )?
         };
         if terminal.json {
-            terminal.print_json(&ReportJson {
-                machine: &machine,
-                date: view::time(now_ms()),
-                command: env::args().collect(),
-                version: env!("CARGO_PKG_VERSION"),
-                measured: &measured,
-            })?;
+            terminal.print_json(&ReportJson::new(&machine, &measured))?;
         } else {
             print_machine(terminal, &machine)?;
             print(terminal, &measured)?;
