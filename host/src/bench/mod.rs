@@ -13,16 +13,17 @@ mod matrix;
 mod metrics;
 mod npy;
 mod quality;
-mod replay;
 mod retrieval;
 mod texts;
 mod throughput;
 mod worker;
 mod workload;
+mod zipf;
 
 pub use batches::{BatchRate, BatchRates, BatchRequest, measure_batches};
 pub use cache::{
-    Answered, CacheFigures, CacheSize, CacheTrace, OperationCost, PolicyFigures, SizeFigures, measure_cache,
+    Answered, CacheFigures, CacheSize, CacheTrace, OperationCost, PolicyFigures, Replay, ReplayReply,
+    Replayed, SizeFigures, measure_cache, serve_replay,
 };
 pub use data::{DataSets, Limit};
 pub use governor::{GovernorFigures, GovernorPoint, GovernorRequest, measure_governor};
@@ -38,7 +39,6 @@ pub use matrix::{
 };
 pub use metrics::Ranking;
 pub use quality::{Measurement, Quality, QualityData, measure_quality};
-pub use replay::{Replay, ReplayReply, Replayed, serve_replay};
 pub use retrieval::{Found, RetrievalData, Way, measure_retrieval};
 pub use texts::BenchTexts;
 pub use throughput::{

@@ -200,8 +200,6 @@ impl Run<'_> {
         let (documents, questions) = self.request.set.counts();
         let texts = documents + questions;
         let dim = embedded.first().and_then(|(_, cells)| cells.first()?.dim).unwrap_or(1);
-        let trace = self.files.folder.join("trace.u32");
-        cells::write_trace(&trace, texts, self.request.requests)?;
         let mut measured: Runs<(String, f64), Replayed> = Vec::new();
         let caches = &self.request.caches;
         let of = |&share: &f64| {
@@ -218,7 +216,7 @@ impl Run<'_> {
                 let cell = format!("cache/{name}/{share}/{dim}/{round}");
                 let known = self.journal.get(&cell);
                 let found = self.measured(cell, known, ("cache", name), |run| {
-                    cells::cache(run.request, cache, &trace, capacity(*share), dim)
+                    cells::cache(run.request, cache, capacity(*share), dim)
                 })?;
                 cells.extend(found);
             }

@@ -87,7 +87,7 @@ impl CacheCommand {
             let progress = terminal.progress("replays");
             let mut trace = match (&self.trace, self.zipf) {
                 (Some(path), _) => CacheTrace::open(path)?,
-                (None, Some((keys, skew))) => CacheTrace::zipf(keys, skew, self.requests as usize),
+                (None, Some((keys, skew))) => CacheTrace::zipf(keys as usize, skew, self.requests as usize),
                 (None, None) => return Err(Failure::Usage("name a trace, or --zipf".to_owned())),
             };
             if self.unit_weights {
