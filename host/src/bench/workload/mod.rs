@@ -16,13 +16,13 @@ pub use trend::{MemoryTrend, Sample};
 use super::{BenchError, zipf::Zipf};
 use crate::{
     engine::{Engine, EngineError, NewMemory, SearchRequest},
+    resources::pressure::Pressure,
     store::{Filter, Layer, RecordId},
 };
 use magray_plugin_api::CallContext;
 use serde::Serialize;
 use std::{
     collections::VecDeque,
-    fs,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -365,26 +365,17 @@ fn watch(
             break;
         }
         progress(second, all);
-        samples.extend(resident_bytes().map(|bytes| Sample { second: start.elapsed().as_secs_f64(), bytes }));
+        let bytes = Pressure::sample().process.resident;
+        // 0 where the system does not tell.
+        samples.extend((bytes > 0).then(|| Sample { second: start.elapsed().as_secs_f64(), bytes }));
     }
     MemoryTrend::of(samples)
 }
 
-/// Memory of this process; none where the system does not tell.
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    kib(&status, "VmRSS:").map(|kib| kib * 1024)
-}
-
 /// The share of the machine's memory that is in use.
 fn memory_used() -> Option<f64> {
-    let info = fs::read_to_string("/proc/meminfo").ok()?;
-    Some(1.0 - kib(&info, "MemAvailable:")? as f64 / kib(&info, "MemTotal:")? as f64)
-}
-
-fn kib(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
+    let pressure = Pressure::sample();
+    pressure.limits.iter().find(|limit| limit.name == "machine").map(|limit| limit.percent() / 100.0)
 }
 
 #[cfg(test)]
