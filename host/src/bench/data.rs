@@ -123,11 +123,11 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// How good a ranking of documents is that answers it; `ids` are those of all.
-    pub(super) fn rank(&self, rows: &[usize], ids: &[&str]) -> Ranking {
+    /// How good a ranking of documents is that answers it.
+    pub(super) fn rank<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Ranking {
         // A question that is a document itself does not answer itself.
-        let rows = rows.iter().filter(|&&row| ids[row] != self.id);
-        let found: Vec<u32> = rows.map(|&row| self.judged.get(ids[row]).copied().unwrap_or(0)).collect();
+        let ids = ids.into_iter().filter(|&id| id != self.id);
+        let found: Vec<u32> = ids.map(|id| self.judged.get(id).copied().unwrap_or(0)).collect();
         Ranking::of(&found, &self.judged.values().copied().collect::<Vec<_>>())
     }
 }

@@ -187,7 +187,11 @@ impl Vectors {
     fn judge(&self, set: &MatrixSet) -> Ranking {
         let ids: Vec<&str> = set.documents.iter().map(|document| document.id.as_str()).collect();
         let rankings = nearest(self.dim, &self.questions, &self.documents, &ids);
-        let scored = set.questions.iter().zip(&rankings).map(|(question, rows)| question.rank(rows, &ids));
+        let scored = set
+            .questions
+            .iter()
+            .zip(&rankings)
+            .map(|(question, rows)| question.rank(rows.iter().map(|&row| ids[row])));
         Ranking::mean(&scored.collect::<Vec<_>>())
     }
 
