@@ -273,18 +273,15 @@ pub(super) fn index(
     Ok(IndexCell { build, searched })
 }
 
-/// Measures a cache policy on requests by Zipf's law, of all texts of the set.
+/// Measures a cache policy.
 pub(super) fn cache(
-    request: &MatrixRequest,
+    threads: usize,
     contestant: &Contestant,
-    capacity: usize,
-    dim: usize,
+    replay: &Replay,
 ) -> Result<Replayed, BenchError> {
     let program = command(&contestant.worker, &contestant.env);
-    let mut worker = Worker::spawn(&contestant.name, program, request.threads)?;
-    let (documents, questions) = request.set.counts();
-    let (keys, requests) = (documents + questions, request.requests);
-    match worker.ask(&Replay { keys, requests, capacity, dim })? {
+    let mut worker = Worker::spawn(&contestant.name, program, threads)?;
+    match worker.ask(replay)? {
         ReplayReply::Replayed(replayed) => Ok(replayed),
         other => Err(worker.odd(&other)),
     }
