@@ -70,14 +70,6 @@ impl CacheTrace {
         Self { name: format!("zipf {keys},{skew}"), requests: requests.collect(), has_bytes: false }
     }
 
-    /// The same with entries that all weigh 1.
-    #[must_use]
-    pub fn unweighted(mut self) -> Self {
-        self.requests.iter_mut().for_each(|request| request.weight = 1);
-        self.has_bytes = false;
-        self
-    }
-
     /// How many keys there are, and what they weigh in all, each by its first request.
     pub(super) fn unique(&self) -> (usize, u64) {
         let mut weights = HashMap::new();
@@ -144,7 +136,6 @@ mod tests {
         (record[4], record[13], record[16]) = (7, 2, 9);
         let objects = open("t.oracleGeneral.bin", &record).unwrap();
         assert_eq!((pairs(&objects), objects.has_bytes), (vec![(7, 512)], true));
-        assert_eq!(pairs(&objects.unweighted()), [(7, 1)]);
         let text = open("queries.txt", "12\nhow to\n\n how to \n".as_bytes()).unwrap();
         let keys = pairs(&text);
         assert_eq!((keys.len(), keys[0].0, keys[1] == keys[2]), (3, 12, true));

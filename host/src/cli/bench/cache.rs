@@ -48,9 +48,6 @@ pub(in crate::cli) struct CacheCommand {
     /// of all keys (or of their bytes)
     #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "1%,5%,10%,20%", value_parser = size)]
     sizes: Vec<CacheSize>,
-    /// Count entries where the trace has sizes, too
-    #[arg(long)]
-    unit_weights: bool,
 }
 
 /// Parses `--zipf`.
@@ -85,14 +82,11 @@ impl CacheCommand {
         let machine = Machine::here();
         let measured = {
             let progress = terminal.progress("replays");
-            let mut trace = match (&self.trace, self.zipf) {
+            let trace = match (&self.trace, self.zipf) {
                 (Some(path), _) => CacheTrace::open(path)?,
                 (None, Some((keys, skew))) => CacheTrace::zipf(keys as usize, skew, self.requests as usize),
                 (None, None) => return Err(Failure::Usage("name a trace, or --zipf".to_owned())),
             };
-            if self.unit_weights {
-                trace = trace.unweighted();
-            }
             measure_cache(
                 &UntilInterrupted,
                 &setup,
