@@ -57,9 +57,10 @@ pub(super) struct IndexCell {
 /// Vectors of a space, with which indexes are measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Space {
+    /// The matrix that they are of: a folder may have those of another one.
+    matrix: String,
     /// The backend that made them.
     pub(super) backend: String,
-    pub(super) dim: usize,
     /// Those documents and questions that have a direction, by their places.
     documents: Vec<usize>,
     questions: Vec<usize>,
@@ -68,6 +69,8 @@ pub(super) struct Space {
 /// The files of a matrix.
 pub(super) struct Files<'a> {
     pub(super) folder: &'a Path,
+    /// Of the data and of all that decides what is measured.
+    pub(super) matrix: String,
 }
 
 impl Files<'_> {
@@ -101,7 +104,8 @@ impl Files<'_> {
 
     /// The vectors of a space, where all files of it are there.
     pub(super) fn read_space(&self, space: &str) -> Option<Space> {
-        serde_json::from_str(&read(&self.space(space).join(SPACE)).ok()?).ok()
+        let kept: Space = serde_json::from_str(&read(&self.space(space).join(SPACE)).ok()?).ok()?;
+        (kept.matrix == self.matrix).then_some(kept)
     }
 }
 
@@ -155,7 +159,7 @@ pub(super) fn embed(
         cell.dim = Some(vectors.dim);
         cell.exact = Some(vectors.judge(&request.set));
         if files.read_space(&cell.space).is_none() {
-            vectors.keep(cx, &contestant.name, plugins, &files.space(&cell.space))?;
+            vectors.keep(cx, &contestant.name, plugins, (files, &cell.space))?;
         }
     }
     Ok(cell)
@@ -202,8 +206,9 @@ impl Vectors {
         cx: &dyn CallContext,
         backend: &str,
         plugins: &Plugins,
-        folder: &Path,
+        (files, space): (&Files<'_>, &str),
     ) -> Result<(), BenchError> {
+        let folder = &files.space(space);
         let failed = |error: std::io::Error| fault_of(folder, error.to_string());
         fs::create_dir_all(folder).map_err(failed)?;
         let pointing = |vectors: &[f32]| {
@@ -218,7 +223,8 @@ impl Vectors {
         let mut set = VectorSet::open(folder, Metric::Cosine, None)?;
         let truth = interruptible(cx, set.exact(cx, plugins, None))?;
         write_row_numbers(&folder.join("gt100.i32.npy"), &truth)?;
-        let space = Space { backend: backend.to_owned(), dim: self.dim, documents, questions };
+        let (matrix, backend) = (files.matrix.clone(), backend.to_owned());
+        let space = Space { matrix, backend, documents, questions };
         let text = serde_json::to_string(&space).map_err(|error| failed(error.into()))?;
         fs::write(folder.join(SPACE), text).map_err(failed)
     }

@@ -88,8 +88,8 @@ pub fn measure_matrix(
     resume: Option<&Path>,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<Matrix, BenchError> {
-    let journal = Journal::open(resume, &request.fingerprint())?;
-    let files = Files { folder };
+    let files = Files { folder, matrix: request.fingerprint() };
+    let journal = Journal::open(resume, &files.matrix)?;
     files.write_texts(&request.set)?;
     let before = Conditions::now();
     let (faults, done, spaces) = (Vec::new(), 0, request.backends.len());
