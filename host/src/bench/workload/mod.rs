@@ -246,7 +246,8 @@ impl<'a> Load<'a> {
         }
         loop {
             let n = self.next_search.fetch_add(1, Ordering::Relaxed);
-            let due = Duration::from_secs_f64(n as f64 / self.request.searches);
+            // Beyond all time at a rate near 0.
+            let due = Duration::try_from_secs_f64(n as f64 / self.request.searches).unwrap_or(Duration::MAX);
             if due >= self.end() || !until(cx, start + due) {
                 return tally;
             }
