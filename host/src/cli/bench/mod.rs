@@ -7,6 +7,7 @@ mod matrix;
 mod quality;
 mod retrieval;
 mod search;
+mod sync;
 mod workload;
 
 use super::{
@@ -41,6 +42,7 @@ pub(super) enum Bench {
     Governor(governor::GovernorCommand),
     Matrix(matrix::MatrixCommand),
     Search(search::SearchCommand),
+    Sync(sync::SyncCommand),
     Workload(workload::WorkloadCommand),
     Soak(workload::SoakCommand),
     #[command(hide = true)]
@@ -63,6 +65,7 @@ impl Bench {
             Self::Governor(governor) => governor.run(global, terminal),
             Self::Matrix(matrix) => matrix.run(global, terminal),
             Self::Search(search) => search.run(global, terminal),
+            Self::Sync(sync) => sync.run(global, terminal),
             Self::Workload(workload) => workload.run(global, terminal),
             Self::Soak(soak) => soak.run(global, terminal),
             Self::Worker(worker) => worker.run(global, terminal),
