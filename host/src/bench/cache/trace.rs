@@ -1,10 +1,12 @@
 //! Traces of requests: keys in the order in which they were asked for.
-use crate::bench::{BenchError, zipf::Zipf};
+use crate::bench::{
+    BenchError,
+    data::{fault_of, read_bytes},
+    zipf::Zipf,
+};
 use std::{
     collections::HashMap,
     ffi::OsStr,
-    fs,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -25,17 +27,17 @@ pub struct CacheTrace {
 }
 
 impl CacheTrace {
-    /// Reads a trace; what its form is the name says, with or without `.zst` at its end: `.u32` is
+    /// Reads a trace; what its form is the name says, with or without `.zst` or `.gz` at its end: `.u32` is
     /// little-endian u32 keys; `.oracleGeneral` or `.oracleGeneral.bin` is that of libCacheSim, records of 24
     /// bytes `<u32 time, u64 key, u32 bytes, i64 next>`; anything else is text, one key a line.
     ///
     /// # Errors
     /// [`BenchError::Data`].
     pub fn open(path: &Path) -> Result<Self, BenchError> {
-        let fault = |fault: String| BenchError::Data { path: path.to_owned(), fault };
-        let bytes = read(path).map_err(|error| fault(error.to_string()))?;
+        let fault = |fault: String| fault_of(path, fault);
+        let bytes = read_bytes(path)?;
         let file = PathBuf::from(path.file_name().unwrap_or_default());
-        let plain = if is(&file, "zst") { file.with_extension("") } else { file };
+        let plain = if is(&file, "zst") || is(&file, "gz") { file.with_extension("") } else { file };
         let name = plain.display().to_string();
         let stem = if is(&plain, "bin") { plain.with_extension("") } else { plain.clone() };
         let whole = |size: usize| match bytes.len() % size {
@@ -80,21 +82,6 @@ impl CacheTrace {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let mut bytes = Vec::new();
-    let mut file = fs::File::open(path)?;
-    if is(path, "zst") {
-        // A file may be of several frames, one after the other.
-        let mut rest = std::io::BufReader::new(file);
-        while !std::io::BufRead::fill_buf(&mut rest)?.is_empty() {
-            ruzstd::decoding::StreamingDecoder::new(&mut rest)?.read_to_end(&mut bytes)?;
-        }
-    } else {
-        file.read_to_end(&mut bytes)?;
-    }
-    Ok(bytes)
-}
-
 fn is(path: &Path, extension: &str) -> bool {
     path.extension() == Some(OsStr::new(extension))
 }
@@ -116,6 +103,7 @@ fn key_of(line: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn open(name: &str, bytes: &[u8]) -> Result<CacheTrace, BenchError> {
         let folder = tempfile::tempdir().unwrap();

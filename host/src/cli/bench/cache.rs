@@ -17,7 +17,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 FILE is little-endian u32 keys (.u32), records of libCacheSim with sizes (.oracleGeneral.bin), or text
-with one key a line, such as a log of queries; each also compressed (.zst). Times in it do not count:
+with one key a line, such as a log of queries; each also compressed (.zst, .gz). Times in it do not count:
 nothing grows too old.
 
 Each policy runs through its plugin, in caches of each size that begin empty. `belady` is what a cache
