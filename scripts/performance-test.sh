@@ -73,6 +73,7 @@ bench embed "$data/sts" --data "$data" ${quick:+--count 64 --runs 2 --queries 20
 bench index "$data/ann/minilm-100k-384-cos" --data "$data/ann/minilm-100k-384-cos" \
     --indexes flat,native ${quick:+--queries 100 --runs 1 --batch 1 --ef 100 --rescore 40}
 bench cache "$data/traces" --trace "$data/traces/lirs_gli.u32.zst"
+bench sync - ${quick:+--rows 10000 --runs 5}
 bench retrieval "$set" --data "$set" ${quick:+--limit 100}
 bench matrix "$set" --data "$set" --html "$folder/matrix.html" --resume "$folder/matrix.jsonl" \
     ${quick:+--limit 100 --runs 1 --requests 20000}

@@ -1,6 +1,6 @@
-//! `magray bench workload`, `soak` and `search`: what is due is done, counted and judged. No figure of time is looked
+//! `magray bench workload`, `soak`, `search` and `sync`: what is due is done, counted and judged. No figure of time is looked
 //! at, for any machine may be busy.
-use crate::support::{Home, Ran};
+use crate::support::{HNSW, Home, Ran};
 use serde_json::Value;
 
 fn with_texts() -> Home {
@@ -60,6 +60,11 @@ fn a_load_does_what_is_due_and_a_missed_limit_is_a_failure() {
     assert_eq!(met("items a second"), Some(&Value::Bool(false)), "70 of 500");
     assert_eq!(met("error rate"), Some(&Value::Bool(true)));
     assert!(!home.data().join("magray.db").exists(), "nothing of the user's is touched");
+    // The second search is due in more seconds than there are.
+    let seldom =
+        ["--searches", "1e-300", "--inserts", "0", "--records", "1", "--seconds", "1", "--warm-up", "0"];
+    let args = [&["bench", "workload", "--texts", "texts.txt", "--json"], &seldom[..]].concat();
+    assert_eq!(number(&report(&home.run(&args).expect(3))["search"], "calls"), 1.0);
 }
 
 #[test]
@@ -106,4 +111,20 @@ fn without_texts_there_is_no_load() {
     home.run(&["bench", "workload"]).expect(2).says(&["no record is long enough"]);
     home.run(&["bench", "search"]).expect(2);
     home.run(&["bench", "workload", "--searches=-1"]).expect(2).says(&["--searches"]);
+}
+
+#[test]
+fn commits_are_found_and_what_that_takes_is_measured() {
+    let home = Home::new();
+    home.install(HNSW);
+    let measured = home.json(&["--index", "flat", "bench", "sync", "--rows", "50,10000", "--runs", "1"]);
+    assert_eq!(measured["index"], "flat");
+    let [few, many] = measured["stored"].as_array().expect("a list").as_slice() else { panic!("{measured}") };
+    let commits = |of: &Value| of["commits"].as_array().map(Vec::len);
+    assert_eq!((number(few, "rows"), commits(few), commits(many)), (50.0, Some(3), Some(4)));
+    assert!(number(&many["commits"][3], "receive_us") > 0.0 && number(many, "add_open_us") > 0.0, "{many}");
+    assert!(!home.data().join("magray.db").exists(), "nothing of the user's is touched");
+    let ran = home.run(&["--index", "hnsw", "bench", "sync", "--rows", "100", "--runs", "1"]).expect(0);
+    assert!(ran.stdout.contains("100 stored") && ran.stdout.contains("read back"), "{}", ran.stdout);
+    home.run(&["bench", "sync", "--rows", "0"]).expect(2);
 }

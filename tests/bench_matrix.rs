@@ -144,6 +144,12 @@ fn every_combination_is_measured_and_an_interrupted_matrix_goes_on() {
     home.run(&[&MATRIX[..], &args, &["--batch", "8"]].concat())
         .expect(2)
         .says(&["run.jsonl", "another matrix"]);
+    // Who deletes it, as is said then, leaves the vectors of the other matrix beside it.
+    fs::remove_file(&file).expect("it is there");
+    let other = measure(&home, &[&args[..], &["--limit", "2"]].concat());
+    let exact = number(&list(&other, "backends")[0]["exact"], "ndcg_10");
+    let found = number(&list(&list(&other, "indexes")[0], "points")[0], "ndcg_10");
+    assert!(number(&other, "documents") < 72.0 && (found - exact).abs() < 1e-6, "{found} {exact}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File},
-    io::{BufReader, Read},
+    io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -123,11 +123,11 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// How good a ranking of documents is that answers it; `ids` are those of all.
-    pub(super) fn rank(&self, rows: &[usize], ids: &[&str]) -> Ranking {
+    /// How good a ranking of documents is that answers it.
+    pub(super) fn rank<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Ranking {
         // A question that is a document itself does not answer itself.
-        let rows = rows.iter().filter(|&&row| ids[row] != self.id);
-        let found: Vec<u32> = rows.map(|&row| self.judged.get(ids[row]).copied().unwrap_or(0)).collect();
+        let ids = ids.into_iter().filter(|&id| id != self.id);
+        let found: Vec<u32> = ids.map(|id| self.judged.get(id).copied().unwrap_or(0)).collect();
         Ranking::of(&found, &self.judged.values().copied().collect::<Vec<_>>())
     }
 }
@@ -240,18 +240,29 @@ pub(super) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Ben
 
 /// The text of a file, decompressed by its ending.
 pub(super) fn read(path: &Path) -> Result<String, BenchError> {
+    String::from_utf8(read_bytes(path)?).map_err(|_| fault_of(path, "it is no text in UTF-8"))
+}
+
+/// The bytes of a file, decompressed by its ending.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, BenchError> {
     let failed = |fault: &dyn std::fmt::Display| fault_of(path, fault.to_string());
-    let file = BufReader::new(File::open(path).map_err(|error| failed(&error))?);
-    let mut text = String::new();
+    let mut file = BufReader::new(File::open(path).map_err(|error| failed(&error))?);
+    let mut bytes = Vec::new();
     match path.extension().and_then(|ending| ending.to_str()) {
-        Some("zst") => ruzstd::decoding::StreamingDecoder::new(file)
-            .map_err(|error| failed(&error))?
-            .read_to_string(&mut text),
-        Some("gz") => flate2::bufread::MultiGzDecoder::new(file).read_to_string(&mut text),
-        _ => { file }.read_to_string(&mut text),
+        // It may be of several frames, one after the other.
+        Some("zst") => {
+            while !file.fill_buf().map_err(|error| failed(&error))?.is_empty() {
+                let frame = ruzstd::decoding::StreamingDecoder::new(&mut file);
+                let mut frame = frame.map_err(|error| failed(&error))?;
+                frame.read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+            }
+            Ok(0)
+        }
+        Some("gz") => flate2::bufread::MultiGzDecoder::new(file).read_to_end(&mut bytes),
+        _ => file.read_to_end(&mut bytes),
     }
     .map_err(|error| failed(&error))?;
-    Ok(text)
+    Ok(bytes)
 }
 
 const PACKED: [&str; 3] = ["", ".zst", ".gz"];
@@ -347,7 +358,11 @@ mod tests {
             ruzstd::encoding::CompressionLevel::Fastest,
         );
         fs::write(&zst, packed).expect("a file");
-        for path in [gz, zst] {
+        let frames = dir.path().join("b.tsv.zst");
+        let frame =
+            ruzstd::encoding::compress_to_vec(line.as_bytes(), ruzstd::encoding::CompressionLevel::Fastest);
+        fs::write(&frames, frame.repeat(2)).expect("a file");
+        for path in [gz, zst, frames] {
             let pairs = read_pairs(&path, Limit(None)).expect("it is whole");
             assert_eq!((pairs.len(), pairs[1].score, pairs[1].second.as_str()), (2, 2.5, "A boy."));
         }

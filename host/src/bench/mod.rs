@@ -1,6 +1,7 @@
 //! What `magray bench` measures: how right the vectors of an embedding backend are, on data with published
 //! figures, and how fast they come; how fast indexes are, and how much of what is near they find; how much caches
-//! answer; all of it together; what is granted while memory becomes short, and how a whole engine bears a load.
+//! answer; all of it together; what is granted while memory becomes short, how soon a commit is found, and how a whole
+//! engine bears a load.
 //!
 //! Backends are called directly, without cache and fallback, so a figure belongs to the backend that it names.
 mod batches;
@@ -13,16 +14,18 @@ mod matrix;
 mod metrics;
 mod npy;
 mod quality;
-mod replay;
 mod retrieval;
+mod sync;
 mod texts;
 mod throughput;
 mod worker;
 mod workload;
+mod zipf;
 
 pub use batches::{BatchRate, BatchRates, BatchRequest, measure_batches};
 pub use cache::{
-    Answered, CacheFigures, CacheSize, CacheTrace, OperationCost, PolicyFigures, SizeFigures, measure_cache,
+    Answered, CacheFigures, CacheSize, CacheTrace, OperationCost, PolicyFigures, Replay, ReplayReply,
+    Replayed, SizeFigures, measure_cache, serve_replay,
 };
 pub use data::{DataSets, Limit};
 pub use governor::{GovernorFigures, GovernorPoint, GovernorRequest, measure_governor};
@@ -38,8 +41,8 @@ pub use matrix::{
 };
 pub use metrics::Ranking;
 pub use quality::{Measurement, Quality, QualityData, measure_quality};
-pub use replay::{Replay, ReplayReply, Replayed, serve_replay};
 pub use retrieval::{Found, RetrievalData, Way, measure_retrieval};
+pub use sync::{SyncCommit, SyncFigures, SyncStored, measure_sync, sync_steps};
 pub use texts::BenchTexts;
 pub use throughput::{
     Contestant, Latency, Ran, Rate, Throughput, ThroughputRequest, link_models, measure_throughput,

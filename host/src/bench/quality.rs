@@ -199,7 +199,10 @@ impl Run<'_> {
             let texts: Vec<&str> = questions.iter().map(|question| question.text.as_str()).collect();
             let vectors = self.embed(&texts, Role::Query)?;
             let rankings = nearest(self.dim(), &vectors, &documents, &ids);
-            let scored = questions.iter().zip(&rankings).map(|(question, rows)| question.rank(rows, &ids));
+            let scored = questions
+                .iter()
+                .zip(&rankings)
+                .map(|(question, rows)| question.rank(rows.iter().map(|&row| ids[row])));
             let mean = Ranking::mean(&scored.collect::<Vec<_>>());
             let name = format!("{}/{split}", set.name);
             self.found(&name, NDCG_10, mean.ndcg_10);

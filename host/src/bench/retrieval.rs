@@ -11,6 +11,7 @@ use crate::{
     store::{Filter, Layer, RecordId},
 };
 use magray_plugin_api::CallContext;
+use serde::Serialize;
 use std::{
     collections::{HashMap, HashSet},
     time::{Duration, Instant},
@@ -54,7 +55,7 @@ impl Way {
 }
 
 /// How well one way of searching found the answers of one split.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Found {
     /// The data set and its split.
     pub set: String,
@@ -62,16 +63,15 @@ pub struct Found {
     pub way: String,
     /// Questions.
     pub questions: usize,
-    /// nDCG of the first ten, the gain by grade.
-    pub ndcg_10: f64,
-    /// Share of the right documents among the first five, ten and hundred.
-    pub recall: [f64; 3],
-    /// Mean of one over the rank of the first right one among the first ten.
-    pub mrr_10: f64,
+    /// How good the answers are.
+    #[serde(flatten)]
+    pub ranking: Ranking,
     /// Share of the right sessions among the first five and ten, where documents are turns of conversations.
-    pub session_recall: Option<[f64; 2]>,
-    /// Mean time of a search.
-    pub took: Duration,
+    pub session_recall_5: Option<f64>,
+    #[expect(missing_docs, reason = "as above")]
+    pub session_recall_10: Option<f64>,
+    /// Mean time of a search, in milliseconds.
+    pub ms: f64,
 }
 
 /// Retrieval sets in memory.
@@ -208,25 +208,21 @@ impl<'a> Stored<'a> {
                 order.iter().flat_map(|ranked| self.documents.get(&ranked.id).into_iter().flatten());
             let ids = numbers.map(|&number| self.set.documents[number].id.as_str());
             let ids: Vec<&str> = ids.filter(|id| *id != question.id).collect();
-            let grade = |id: &&str| question.judged.get(*id).copied().unwrap_or(0);
-            let found: Vec<u32> = ids.iter().take(DEPTH).map(grade).collect();
-            turns.push(Ranking::of(&found, &question.judged.values().copied().collect::<Vec<_>>()));
+            turns.push(question.rank(ids.iter().copied()));
             if self.is_conversation {
                 sessions.push(judge_sessions(&ids, question));
             }
             done(1);
         }
-        let (turns, sessions) =
-            (Ranking::mean(&turns), (!sessions.is_empty()).then(|| Ranking::mean(&sessions)));
+        let sessions = (!sessions.is_empty()).then(|| Ranking::mean(&sessions));
         Ok(Found {
             set: set.to_owned(),
             way: way.name.clone(),
             questions: questions.len(),
-            ndcg_10: turns.ndcg_10,
-            recall: [turns.recall_5, turns.recall_10, turns.recall_100],
-            mrr_10: turns.mrr_10,
-            session_recall: sessions.map(|sessions| [sessions.recall_5, sessions.recall_10]),
-            took: took / u32::try_from(questions.len()).unwrap_or(u32::MAX).max(1),
+            ranking: Ranking::mean(&turns),
+            session_recall_5: sessions.map(|sessions| sessions.recall_5),
+            session_recall_10: sessions.map(|sessions| sessions.recall_10),
+            ms: took.as_secs_f64() * 1e3 / questions.len() as f64,
         })
     }
 }

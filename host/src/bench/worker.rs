@@ -9,12 +9,13 @@ use super::{
     npy::write_floats,
     texts::{BenchTexts, ShapedText},
 };
+use cpu_time::ProcessTime;
 use magray_plugin_api::{CallContext, MemoryUse, Role};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
     fmt, fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -97,6 +98,29 @@ impl From<MemoryUse> for Held {
     fn from(memory: MemoryUse) -> Self {
         Self { resident: memory.resident, mapped: memory.mapped, device: memory.device }
     }
+}
+
+/// Time of this process.
+#[derive(Default)]
+pub(super) struct Spent {
+    pub(super) cpu: Duration,
+    pub(super) wall: Duration,
+}
+
+impl Spent {
+    /// Adds what `work` takes.
+    pub(super) fn on<T>(&mut self, work: impl FnOnce() -> T) -> Result<T, BenchError> {
+        let unknown = |error: io::Error| unfit(format!("the system does not tell its CPU time: {error}"));
+        let (cpu, wall) = (ProcessTime::try_now().map_err(unknown)?, Instant::now());
+        let done = work();
+        self.cpu += cpu.try_elapsed().map_err(unknown)?;
+        self.wall += wall.elapsed();
+        Ok(done)
+    }
+}
+
+pub(super) fn unfit(fault: String) -> BenchError {
+    BenchError::Worker { name: "the worker".into(), fault }
 }
 
 /// How long a run goes on with texts that are embedded sooner.

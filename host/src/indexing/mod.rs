@@ -181,8 +181,8 @@ impl Indexes {
         self.selected(layer).map(|index| index.sync(cx, extent)).collect()
     }
 
-    /// Takes what a transaction has committed: the store calls it by itself. Public for the benches.
-    pub fn receive(&self, commit: &Commit) {
+    /// Takes what a transaction has committed: the store calls it by itself. For measurements.
+    pub(crate) fn receive(&self, commit: &Commit) {
         self.shared.receive(commit);
     }
 

@@ -180,8 +180,9 @@ fn pairs(points: &[(f64, f64)]) -> impl Iterator<Item = f64> + '_ {
     })
 }
 
-/// Theil-Sen's slope: Sen, "Estimates of the regression coefficient based on Kendall's tau", 1968.
-fn slope(points: &[(f64, f64)]) -> f64 {
+/// Theil-Sen's slope: Sen, "Estimates of the regression coefficient based on Kendall's tau", 1968. 0 of fewer than two
+/// points.
+pub(crate) fn slope(points: &[(f64, f64)]) -> f64 {
     median(pairs(points).collect())
 }
 

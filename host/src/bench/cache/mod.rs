@@ -2,8 +2,10 @@
 //! computed; and what an operation of a policy costs.
 mod belady;
 mod trace;
+mod worker;
 
 pub use trace::CacheTrace;
+pub use worker::{Replay, ReplayReply, Replayed, serve_replay};
 
 use super::BenchError;
 use crate::{
@@ -133,7 +135,11 @@ pub fn measure_cache(
         for name in names {
             next(name);
             let (answered, bytes_per_entry) = replay(cx, name, policy(name)?, trace, capacity)?;
-            let in_cache = || Ok::<_, BenchError>(in_cache(policy(name)?, trace, capacity));
+            let in_cache = || {
+                let entries = usize::try_from(capacity).unwrap_or(usize::MAX);
+                let cache = in_cache(policy(name)?, trace, entries, 1);
+                Ok::<_, BenchError>(cache.memory().counts.hits as f64 / trace.requests.len() as f64)
+            };
             policies.push(PolicyFigures {
                 name: name.clone(),
                 answered: trace.answered(answered),
@@ -223,18 +229,17 @@ fn replay(
     Ok(((hits, weight), bytes))
 }
 
-/// Share of the requests that the cache of embeddings answers.
-fn in_cache(policy: ContainedPolicy, trace: &CacheTrace, capacity: u64) -> f64 {
-    let max_entries = usize::try_from(capacity).unwrap_or(usize::MAX);
+/// The cache of embeddings, of so many vectors that are `dim` wide, after a replay.
+fn in_cache(policy: ContainedPolicy, trace: &CacheTrace, max_entries: usize, dim: usize) -> EmbeddingCache {
     let cache = EmbeddingCache::new(policy, CacheLimits { max_bytes: u64::MAX, max_entries });
-    let mut out = [0.0];
+    let (vector, mut out) = (vec![0.0; dim], vec![0.0; dim]);
     for request in &trace.requests {
         let key = CacheKey { id: request.key, check: request.key };
         if !cache.get(&key, &mut out) {
-            cache.insert(&key, &out);
+            cache.insert(&key, &vector);
         }
     }
-    cache.memory().counts.hits as f64 / trace.requests.len() as f64
+    cache
 }
 
 /// Keys in no order that a cache of the processor could foresee.

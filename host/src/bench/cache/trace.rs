@@ -1,10 +1,12 @@
 //! Traces of requests: keys in the order in which they were asked for.
-use crate::bench::BenchError;
+use crate::bench::{
+    BenchError,
+    data::{fault_of, read_bytes},
+    zipf::Zipf,
+};
 use std::{
     collections::HashMap,
     ffi::OsStr,
-    fs,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -25,17 +27,17 @@ pub struct CacheTrace {
 }
 
 impl CacheTrace {
-    /// Reads a trace; what its form is the name says, with or without `.zst` at its end: `.u32` is
+    /// Reads a trace; what its form is the name says, with or without `.zst` or `.gz` at its end: `.u32` is
     /// little-endian u32 keys; `.oracleGeneral` or `.oracleGeneral.bin` is that of libCacheSim, records of 24
     /// bytes `<u32 time, u64 key, u32 bytes, i64 next>`; anything else is text, one key a line.
     ///
     /// # Errors
     /// [`BenchError::Data`].
     pub fn open(path: &Path) -> Result<Self, BenchError> {
-        let fault = |fault: String| BenchError::Data { path: path.to_owned(), fault };
-        let bytes = read(path).map_err(|error| fault(error.to_string()))?;
+        let fault = |fault: String| fault_of(path, fault);
+        let bytes = read_bytes(path)?;
         let file = PathBuf::from(path.file_name().unwrap_or_default());
-        let plain = if is(&file, "zst") { file.with_extension("") } else { file };
+        let plain = if is(&file, "zst") || is(&file, "gz") { file.with_extension("") } else { file };
         let name = plain.display().to_string();
         let stem = if is(&plain, "bin") { plain.with_extension("") } else { plain.clone() };
         let whole = |size: usize| match bytes.len() % size {
@@ -64,29 +66,10 @@ impl CacheTrace {
 
     /// `count` requests of `keys` keys, of which the one at rank r is asked for in proportion to
     /// `r^-skew`. The same whenever it is made.
-    pub fn zipf(keys: u32, skew: f64, count: usize) -> Self {
-        let mut total = 0.0;
-        let shares: Vec<f64> = (1..=keys)
-            .map(|rank| {
-                total += f64::from(rank).powf(-skew);
-                total
-            })
-            .collect();
-        let mut state = 0;
-        let requests = (0..count).map(|_| {
-            let at = unit(&mut state) * total;
-            let key = shares.partition_point(|&share| share <= at).min(shares.len() - 1) as u64;
-            Request { key, weight: 1 }
-        });
+    pub fn zipf(keys: usize, skew: f64, count: usize) -> Self {
+        let zipf = Zipf::new(keys, skew);
+        let requests = (0..count as u64).map(|n| Request { key: zipf.rank(n) as u64, weight: 1 });
         Self { name: format!("zipf {keys},{skew}"), requests: requests.collect(), has_bytes: false }
-    }
-
-    /// The same with entries that all weigh 1.
-    #[must_use]
-    pub fn unweighted(mut self) -> Self {
-        self.requests.iter_mut().for_each(|request| request.weight = 1);
-        self.has_bytes = false;
-        self
     }
 
     /// How many keys there are, and what they weigh in all, each by its first request.
@@ -97,21 +80,6 @@ impl CacheTrace {
         }
         (weights.len(), weights.values().sum())
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let mut bytes = Vec::new();
-    let mut file = fs::File::open(path)?;
-    if is(path, "zst") {
-        // A file may be of several frames, one after the other.
-        let mut rest = std::io::BufReader::new(file);
-        while !std::io::BufRead::fill_buf(&mut rest)?.is_empty() {
-            ruzstd::decoding::StreamingDecoder::new(&mut rest)?.read_to_end(&mut bytes)?;
-        }
-    } else {
-        file.read_to_end(&mut bytes)?;
-    }
-    Ok(bytes)
 }
 
 fn is(path: &Path, extension: &str) -> bool {
@@ -132,18 +100,10 @@ fn key_of(line: &str) -> u64 {
     })
 }
 
-/// Evenly from 0 to below 1: SplitMix64 (Steele, Lea, Flood 2014).
-fn unit(state: &mut u64) -> f64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut z = *state;
-    z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((z ^ z >> 31) >> 11) as f64 / (1u64 << 53) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn open(name: &str, bytes: &[u8]) -> Result<CacheTrace, BenchError> {
         let folder = tempfile::tempdir().unwrap();
@@ -164,7 +124,6 @@ mod tests {
         (record[4], record[13], record[16]) = (7, 2, 9);
         let objects = open("t.oracleGeneral.bin", &record).unwrap();
         assert_eq!((pairs(&objects), objects.has_bytes), (vec![(7, 512)], true));
-        assert_eq!(pairs(&objects.unweighted()), [(7, 1)]);
         let text = open("queries.txt", "12\nhow to\n\n how to \n".as_bytes()).unwrap();
         let keys = pairs(&text);
         assert_eq!((keys.len(), keys[0].0, keys[1] == keys[2]), (3, 12, true));
@@ -183,17 +142,5 @@ mod tests {
             assert!(error.contains(says) && error.contains(name), "{error}");
         }
         assert!(CacheTrace::open(Path::new("/nonexistent")).is_err());
-    }
-
-    #[test]
-    fn zipf_is_what_it_says() {
-        let trace = CacheTrace::zipf(1000, 1.0, 200_000);
-        let count = |key| trace.requests.iter().filter(|request| request.key == key).count() as f64;
-        // The harmonic number of 1000 is 7.4855.
-        for rank in [1.0, 2.0, 10.0] {
-            let expected = 200_000.0 / 7.4855 / rank;
-            let real = count(rank as u64 - 1);
-            assert!((real / expected - 1.0).abs() < 0.05, "rank {rank}: {real}, not {expected}");
-        }
     }
 }

@@ -8,21 +8,20 @@ use super::{
         BenchError,
         data::fault_of,
         npy::Npy,
-        worker::{Held, PASSES},
+        worker::{Held, PASSES, Spent, unfit},
     },
     metric_named,
 };
 use crate::{engine::Setup, plugins::Plugins, store::IdSet};
-use cpu_time::ProcessTime;
 use magray_plugin_api::{
     CallContext, ComponentKind, ErrorCode, Hit, IdFilter, IndexSpec, Metric, SearchParams, VectorIndex,
 };
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// What a worker is asked. Paths are absolute.
@@ -345,10 +344,6 @@ impl Worker {
 const EF: &str = "ef";
 const RESCORE: &str = "rescore";
 
-fn unfit(fault: String) -> BenchError {
-    BenchError::Worker { name: "the worker".into(), fault }
-}
-
 fn read_ids(path: &Path) -> Result<IdSet, BenchError> {
     let bytes = fs::read(path).map_err(|error| fault_of(path, error.to_string()))?;
     let (ids, rest) = bytes.as_chunks();
@@ -364,24 +359,5 @@ pub(super) fn name_of(metric: Metric) -> &'static str {
         Metric::Cosine => "cosine",
         Metric::Dot => "dot",
         Metric::L2 => "l2",
-    }
-}
-
-/// Time of this process.
-#[derive(Default)]
-struct Spent {
-    cpu: Duration,
-    wall: Duration,
-}
-
-impl Spent {
-    /// Adds what `work` takes.
-    fn on<T>(&mut self, work: impl FnOnce() -> T) -> Result<T, BenchError> {
-        let unknown = |error: io::Error| unfit(format!("the system does not tell its CPU time: {error}"));
-        let (cpu, wall) = (ProcessTime::try_now().map_err(unknown)?, Instant::now());
-        let done = work();
-        self.cpu += cpu.try_elapsed().map_err(unknown)?;
-        self.wall += wall.elapsed();
-        Ok(done)
     }
 }

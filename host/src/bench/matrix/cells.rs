@@ -2,13 +2,12 @@
 //! process of its own.
 use super::{
     super::{
-        BenchError, BenchTexts, Build, Contestant, Held, IndexRequest, Judged, Ran, Replay, Replayed,
-        Searched, VectorSet,
+        BenchError, BenchTexts, Build, Contestant, Held, IndexRequest, Judged, Ran, Replay, ReplayReply,
+        Replayed, Searched, VectorSet,
         data::{fault_of, read},
         index::measure_index,
         metrics::{Ranking, nearest},
         npy::{Npy, write_floats, write_row_numbers},
-        replay::ReplayReply,
         texts::ShapedText,
         throughput::{WARM_UP, command, interruptible, quantile},
         worker::{Request, Worker},
@@ -58,9 +57,10 @@ pub(super) struct IndexCell {
 /// Vectors of a space, with which indexes are measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Space {
+    /// The matrix that they are of: a folder may have those of another one.
+    matrix: String,
     /// The backend that made them.
     pub(super) backend: String,
-    pub(super) dim: usize,
     /// Those documents and questions that have a direction, by their places.
     documents: Vec<usize>,
     questions: Vec<usize>,
@@ -69,6 +69,8 @@ pub(super) struct Space {
 /// The files of a matrix.
 pub(super) struct Files<'a> {
     pub(super) folder: &'a Path,
+    /// Of the data and of all that decides what is measured.
+    pub(super) matrix: String,
 }
 
 impl Files<'_> {
@@ -102,7 +104,8 @@ impl Files<'_> {
 
     /// The vectors of a space, where all files of it are there.
     pub(super) fn read_space(&self, space: &str) -> Option<Space> {
-        serde_json::from_str(&read(&self.space(space).join(SPACE)).ok()?).ok()
+        let kept: Space = serde_json::from_str(&read(&self.space(space).join(SPACE)).ok()?).ok()?;
+        (kept.matrix == self.matrix).then_some(kept)
     }
 }
 
@@ -156,7 +159,7 @@ pub(super) fn embed(
         cell.dim = Some(vectors.dim);
         cell.exact = Some(vectors.judge(&request.set));
         if files.read_space(&cell.space).is_none() {
-            vectors.keep(cx, &contestant.name, plugins, &files.space(&cell.space))?;
+            vectors.keep(cx, &contestant.name, plugins, (files, &cell.space))?;
         }
     }
     Ok(cell)
@@ -188,7 +191,11 @@ impl Vectors {
     fn judge(&self, set: &MatrixSet) -> Ranking {
         let ids: Vec<&str> = set.documents.iter().map(|document| document.id.as_str()).collect();
         let rankings = nearest(self.dim, &self.questions, &self.documents, &ids);
-        let scored = set.questions.iter().zip(&rankings).map(|(question, rows)| question.rank(rows, &ids));
+        let scored = set
+            .questions
+            .iter()
+            .zip(&rankings)
+            .map(|(question, rows)| question.rank(rows.iter().map(|&row| ids[row])));
         Ranking::mean(&scored.collect::<Vec<_>>())
     }
 
@@ -199,8 +206,9 @@ impl Vectors {
         cx: &dyn CallContext,
         backend: &str,
         plugins: &Plugins,
-        folder: &Path,
+        (files, space): (&Files<'_>, &str),
     ) -> Result<(), BenchError> {
+        let folder = &files.space(space);
         let failed = |error: std::io::Error| fault_of(folder, error.to_string());
         fs::create_dir_all(folder).map_err(failed)?;
         let pointing = |vectors: &[f32]| {
@@ -215,7 +223,8 @@ impl Vectors {
         let mut set = VectorSet::open(folder, Metric::Cosine, None)?;
         let truth = interruptible(cx, set.exact(cx, plugins, None))?;
         write_row_numbers(&folder.join("gt100.i32.npy"), &truth)?;
-        let space = Space { backend: backend.to_owned(), dim: self.dim, documents, questions };
+        let (matrix, backend) = (files.matrix.clone(), backend.to_owned());
+        let space = Space { matrix, backend, documents, questions };
         let text = serde_json::to_string(&space).map_err(|error| failed(error.into()))?;
         fs::write(folder.join(SPACE), text).map_err(failed)
     }
@@ -270,71 +279,16 @@ pub(super) fn index(
     Ok(IndexCell { build, searched })
 }
 
-/// Measures a cache policy on a trace.
+/// Measures a cache policy.
 pub(super) fn cache(
-    request: &MatrixRequest,
+    threads: usize,
     contestant: &Contestant,
-    trace: &Path,
-    capacity: usize,
-    dim: usize,
+    replay: &Replay,
 ) -> Result<Replayed, BenchError> {
     let program = command(&contestant.worker, &contestant.env);
-    let mut worker = Worker::spawn(&contestant.name, program, request.threads)?;
-    match worker.ask(&Replay { trace: trace.to_owned(), capacity, dim })? {
+    let mut worker = Worker::spawn(&contestant.name, program, threads)?;
+    match worker.ask(replay)? {
         ReplayReply::Replayed(replayed) => Ok(replayed),
         other => Err(worker.odd(&other)),
-    }
-}
-
-/// Draws requests for the texts of a set by Zipf's law: the text of rank r as often as 1/r. Which text has which rank
-/// is drawn too. Little-endian u32; always the same for a set of this size.
-pub(super) fn write_trace(path: &Path, texts: usize, requests: usize) -> Result<(), BenchError> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut draw = || {
-        // Knuth's MMIX, of which the upper bits are good.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 11) as f64 / (1_u64 << 53) as f64
-    };
-    let sums: Vec<f64> = (1..=texts.max(1))
-        .scan(0.0, |sum, rank| {
-            *sum += 1.0 / rank as f64;
-            Some(*sum)
-        })
-        .collect();
-    let all = sums.last().copied().unwrap_or(1.0);
-    let mut ranks: Vec<u32> = (0..sums.len() as u32).collect();
-    (1..ranks.len()).for_each(|at| ranks.swap(at, (draw() * (at + 1) as f64) as usize));
-    let ids = (0..requests).map(|_| {
-        let wanted = draw() * all;
-        ranks[sums.partition_point(|&sum| sum < wanted).min(ranks.len() - 1)]
-    });
-    let bytes: Vec<u8> = ids.flat_map(u32::to_le_bytes).collect();
-    fs::write(path, bytes).map_err(|error| fault_of(path, error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trace_asks_for_the_text_of_rank_r_as_often_as_one_in_r() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("trace");
-        write_trace(&path, 50, 100_000).expect("written");
-        let bytes = fs::read(&path).expect("the trace");
-        let mut counts = HashMap::<u32, u32>::new();
-        for &id in bytes.as_chunks().0 {
-            *counts.entry(u32::from_le_bytes(id)).or_default() += 1;
-        }
-        let mut counts: Vec<u32> = counts.into_values().collect();
-        counts.sort_unstable_by(|a, b| b.cmp(a));
-        assert_eq!(counts.len(), 50);
-        let harmonic: f64 = (1..=50).map(|rank| 1.0 / f64::from(rank)).sum();
-        for (rank, tolerance) in [(1, 0.03), (2, 0.05), (10, 0.15)] {
-            let wanted = 100_000.0 / harmonic / rank as f64;
-            assert!((f64::from(counts[rank - 1]) / wanted - 1.0).abs() < tolerance, "{rank}: {counts:?}");
-        }
-        write_trace(&path, 50, 100_000).expect("written");
-        assert_eq!(fs::read(&path).expect("the trace"), bytes);
     }
 }

@@ -1,12 +1,12 @@
 //! From the runs of the cells to figures, and from these to what combinations do.
 use super::{
     super::{
-        Conditions, Held, Histogram, Machine, Ran, Setting,
+        Conditions, Contestant, Held, Histogram, Machine, Ran, Replayed, Setting,
         index::{Cost, cheapest, pareto_front},
         metrics::Ranking,
         throughput::quantile,
     },
-    CacheCell, Fault, MatrixRequest, Runs,
+    Fault, MatrixRequest, Runs,
     cells::{EmbedCell, Files, IndexCell},
 };
 use serde::Serialize;
@@ -236,27 +236,31 @@ pub struct Noise {
     pub note: String,
 }
 
-type All = (Runs<String, EmbedCell>, Runs<(String, String), IndexCell>, Runs<String, CacheCell>);
+type All<'a> = (
+    Runs<&'a Contestant, EmbedCell>,
+    Runs<(&'a str, &'a Contestant), IndexCell>,
+    Runs<(&'a Contestant, f64), Replayed>,
+);
 
 pub(super) fn matrix(
     request: &MatrixRequest,
     files: &Files<'_>,
-    (embedded, indexed, cached): All,
+    (embedded, indexed, cached): All<'_>,
     faults: Vec<Fault>,
     (before, conditions): (Conditions, &[Conditions]),
 ) -> Matrix {
     let (documents, questions) = request.set.counts();
     let backends: Vec<EmbedFigures> =
-        embedded.into_iter().filter_map(|(name, cells)| backend(name, &cells)).collect();
-    let peer = |name: &str| request.indexes.iter().any(|index| index.name == name && index.program.is_none());
-    let indexes = indexed.into_iter().filter_map(|((space, name), cells)| {
-        let vectors_of = files.read_space(&space).map(|space| space.backend).unwrap_or_default();
-        let peer = peer(&name);
-        index((space, vectors_of, name), &cells, documents, request.recall, peer)
+        embedded.iter().filter_map(|(contestant, cells)| backend(contestant, cells)).collect();
+    let indexes = indexed.iter().filter_map(|((space, contestant), cells)| {
+        let vectors_of = files.read_space(space).map(|space| space.backend).unwrap_or_default();
+        index((space, vectors_of, contestant), cells, documents, request.recall)
     });
     let indexes: Vec<IndexSummary> = indexes.collect();
-    let caches: Vec<CacheSummary> =
-        cached.into_iter().filter_map(|(name, cells)| cache(name, &cells)).collect();
+    let caches = cached.iter().filter_map(|((contestant, share), cells)| {
+        cache((contestant, *share, request.capacity(*share)), cells)
+    });
+    let caches: Vec<CacheSummary> = caches.collect();
     let mut rows = Vec::new();
     for backend in &backends {
         for index in indexes.iter().filter(|index| index.space == backend.space) {
@@ -283,12 +287,12 @@ pub(super) fn matrix(
     }
 }
 
-fn backend(name: String, cells: &[EmbedCell]) -> Option<EmbedFigures> {
+fn backend(contestant: &Contestant, cells: &[EmbedCell]) -> Option<EmbedFigures> {
     let first = cells.first()?;
     let of = |figure: fn(&EmbedCell) -> f64| Figure::of(cells.iter().map(figure));
     let resident: Vec<f64> = cells.iter().filter_map(|cell| Some(cell.resident_bytes? as f64)).collect();
     Some(EmbedFigures {
-        name,
+        name: contestant.name.clone(),
         ran: first.ran.clone(),
         space: first.space.clone(),
         dim: first.dim?,
@@ -305,11 +309,10 @@ fn backend(name: String, cells: &[EmbedCell]) -> Option<EmbedFigures> {
 }
 
 fn index(
-    (space, vectors_of, name): (String, String, String),
+    (space, vectors_of, contestant): (&str, String, &Contestant),
     cells: &[IndexCell],
     documents: usize,
     recall: f64,
-    peer: bool,
 ) -> Option<IndexSummary> {
     let first = cells.first()?;
     let of = |figure: &dyn Fn(&IndexCell) -> f64| Figure::of(cells.iter().map(figure));
@@ -350,9 +353,9 @@ fn index(
     let front = pareto_front(costs.clone());
     let front = front.iter().filter_map(|best| costs.iter().position(|cost| cost == best)).collect();
     Some(IndexSummary {
-        space,
+        space: space.to_owned(),
         vectors_of,
-        name,
+        name: contestant.name.clone(),
         engine: first.build.engine.clone(),
         options: first.build.options.clone(),
         build_per_s: of(&|cell| rows / cell.build.seconds),
@@ -364,21 +367,24 @@ fn index(
         points,
         front,
         chosen,
-        peer,
+        peer: contestant.program.is_none(),
     })
 }
 
-fn cache(name: String, cells: &[CacheCell]) -> Option<CacheSummary> {
-    let CacheCell { share, capacity, replayed } = cells.first()?;
-    let requests = replayed.requests.max(1) as f64;
+fn cache(
+    (contestant, share, capacity): (&Contestant, f64, usize),
+    cells: &[Replayed],
+) -> Option<CacheSummary> {
+    let first = cells.first()?;
+    let requests = first.requests.max(1) as f64;
     Some(CacheSummary {
-        name,
-        share: *share,
-        capacity: *capacity,
-        hit_ratio: Figure::of(cells.iter().map(|cell| cell.replayed.hits as f64 / requests)).median,
-        ns: Figure::of(cells.iter().map(|cell| cell.replayed.cpu_s / requests * 1e9)),
-        bytes: replayed.bytes as f64,
-        held: replayed.held,
+        name: contestant.name.clone(),
+        share,
+        capacity,
+        hit_ratio: Figure::of(cells.iter().map(|cell| cell.hits as f64 / requests)).median,
+        ns: Figure::of(cells.iter().map(|cell| cell.cpu_s / requests * 1e9)),
+        bytes: first.bytes as f64,
+        held: first.held,
     })
 }
 

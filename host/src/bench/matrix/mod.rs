@@ -14,7 +14,7 @@ pub use recommend::{Constraints, Names, Objective, Recommendation, recommend, wi
 pub use report::html;
 pub use set::{MatrixSet, OwnRecord};
 
-use super::{BenchError, Conditions, Contestant, Replayed, throughput::interruptible};
+use super::{BenchError, Conditions, Contestant, Replay, Replayed, throughput::interruptible};
 use crate::plugins::Plugins;
 use cells::{EmbedCell, Files, IndexCell};
 use journal::Journal;
@@ -71,13 +71,6 @@ pub struct Step<'a> {
     pub now: &'a str,
 }
 
-/// A cache policy that replayed a trace in so large a cache.
-struct CacheCell {
-    share: f64,
-    capacity: usize,
-    replayed: Replayed,
-}
-
 /// The runs of one part, by whose they are.
 type Runs<K, C> = Vec<(K, Vec<C>)>;
 
@@ -95,8 +88,8 @@ pub fn measure_matrix(
     resume: Option<&Path>,
     progress: &mut dyn FnMut(Step<'_>),
 ) -> Result<Matrix, BenchError> {
-    let journal = Journal::open(resume, &request.fingerprint())?;
-    let files = Files { folder };
+    let files = Files { folder, matrix: request.fingerprint() };
+    let journal = Journal::open(resume, &files.matrix)?;
     files.write_texts(&request.set)?;
     let before = Conditions::now();
     let (faults, done, spaces) = (Vec::new(), 0, request.backends.len());
@@ -112,7 +105,8 @@ pub fn measure_matrix(
     spaces.dedup();
     run.spaces = spaces.len();
     let indexed = run.index(&spaces)?;
-    let cached = run.cache(&embedded)?;
+    let dim = embedded.first().and_then(|(_, cells)| cells.first()?.dim).unwrap_or(1);
+    let cached = run.cache(dim)?;
     let Run { files, journal, faults, .. } = run;
     Ok(combine::matrix(request, &files, (embedded, indexed, cached), faults, (before, &journal.conditions)))
 }
@@ -122,6 +116,17 @@ impl MatrixRequest {
         let Self { threads, batch, recall, requests, settings, .. } = self;
         let what = format!("{} {threads} {batch} {recall} {requests} {settings}", self.set.digest());
         blake3::hash(what.as_bytes()).to_string()
+    }
+
+    /// How many texts there are that a cache may have the vectors of.
+    fn texts(&self) -> usize {
+        let (documents, questions) = self.set.counts();
+        documents + questions
+    }
+
+    /// For how many vectors a cache has room that has it for a share of the texts.
+    fn capacity(&self, share: f64) -> usize {
+        ((self.texts() as f64 * share) as usize).max(1)
     }
 }
 
@@ -138,97 +143,73 @@ struct Run<'a> {
     spaces: usize,
 }
 
-impl Run<'_> {
-    /// The runs of each backend that can be measured.
-    fn embed(&mut self) -> Result<Runs<String, EmbedCell>, BenchError> {
-        let mut measured: Runs<String, EmbedCell> = Vec::new();
-        let backends = &self.request.backends;
-        backends.iter().for_each(|backend| measured.push((backend.name.clone(), Vec::new())));
+impl<'a> Run<'a> {
+    /// The runs of those that can be measured. `measure` is told which run it is.
+    fn rounds<K, C>(
+        &mut self,
+        whose: impl IntoIterator<Item = K>,
+        measure: impl Fn(&mut Self, &K, usize) -> Result<Option<C>, BenchError>,
+    ) -> Result<Runs<K, C>, BenchError> {
+        let mut measured: Runs<K, C> = whose.into_iter().map(|whose| (whose, Vec::new())).collect();
         for round in 0..self.request.runs {
-            for (backend, (_, cells)) in backends.iter().zip(&mut measured) {
+            for (whose, cells) in &mut measured {
                 if cells.len() < round {
                     // It failed before.
                     self.done += 1;
-                    continue;
+                } else {
+                    cells.extend(measure(self, whose, round)?);
                 }
-                let (name, whole) = (&backend.name, round == 0);
-                let cell = format!("embedding/{name}/{round}");
-                let known = self.journal.get::<EmbedCell>(&cell);
-                let known = known.filter(|cell| !whole || self.files.read_space(&cell.space).is_some());
-                let found = self.measured(cell, known, ("embedding", name), |run| {
-                    cells::embed(run.cx, run.request, backend, run.plugins, &run.files, whole)
-                })?;
-                cells.extend(found);
             }
         }
         measured.retain(|(_, cells)| !cells.is_empty());
         Ok(measured)
     }
 
-    /// The runs of each index over each space.
-    fn index(&mut self, spaces: &[String]) -> Result<Runs<(String, String), IndexCell>, BenchError> {
-        let mut measured: Runs<(String, String), IndexCell> = Vec::new();
-        let indexes = &self.request.indexes;
-        let of = |space: &String| {
-            indexes.iter().map(|index| ((space.clone(), index.name.clone()), Vec::new())).collect::<Vec<_>>()
-        };
-        measured.extend(spaces.iter().flat_map(of));
-        for round in 0..self.request.runs {
-            for (((space, name), cells), index) in measured.iter_mut().zip(indexes.iter().cycle()) {
-                if cells.len() < round {
-                    self.done += 1;
-                    continue;
-                }
-                let cell = format!("index/{space}/{name}/{round}");
-                let known = self.journal.get(&cell);
-                let found = self.measured(cell, known, ("index", name), |run| {
-                    cells::index(run.cx, run.request, index, run.plugins, (&run.files, space))
-                })?;
-                cells.extend(found);
-            }
-        }
-        measured.retain(|(_, cells)| !cells.is_empty());
-        Ok(measured)
+    fn embed(&mut self) -> Result<Runs<&'a Contestant, EmbedCell>, BenchError> {
+        self.rounds(&self.request.backends, |run, backend, round| {
+            let (name, whole) = (&backend.name, round == 0);
+            let cell = format!("embedding/{name}/{round}");
+            let known = run.journal.get::<EmbedCell>(&cell);
+            let known = known.filter(|cell| !whole || run.files.read_space(&cell.space).is_some());
+            run.measured(cell, known, ("embedding", name), |run| {
+                cells::embed(run.cx, run.request, backend, run.plugins, &run.files, whole)
+            })
+        })
     }
 
-    /// The runs of each cache policy at each size. How wide vectors are changes little, so those of the first
-    /// backend stand for all.
-    fn cache(
+    /// Each index over each space.
+    fn index<'s>(
         &mut self,
-        embedded: &[(String, Vec<EmbedCell>)],
-    ) -> Result<Runs<String, CacheCell>, BenchError> {
-        let (documents, questions) = self.request.set.counts();
-        let texts = documents + questions;
-        let dim = embedded.first().and_then(|(_, cells)| cells.first()?.dim).unwrap_or(1);
-        let trace = self.files.folder.join("trace.u32");
-        cells::write_trace(&trace, texts, self.request.requests)?;
-        let mut measured: Runs<(String, f64), Replayed> = Vec::new();
-        let caches = &self.request.caches;
-        let of = |&share: &f64| {
-            caches.iter().map(|cache| ((cache.name.clone(), share), Vec::new())).collect::<Vec<_>>()
-        };
-        measured.extend(self.request.shares.iter().flat_map(of));
-        let capacity = |share: f64| ((texts as f64 * share) as usize).max(1);
-        for round in 0..self.request.runs {
-            for (((name, share), cells), cache) in measured.iter_mut().zip(caches.iter().cycle()) {
-                if cells.len() < round {
-                    self.done += 1;
-                    continue;
-                }
-                let cell = format!("cache/{name}/{share}/{dim}/{round}");
-                let known = self.journal.get(&cell);
-                let found = self.measured(cell, known, ("cache", name), |run| {
-                    cells::cache(run.request, cache, &trace, capacity(*share), dim)
-                })?;
-                cells.extend(found);
-            }
-        }
-        measured.retain(|(_, cells)| !cells.is_empty());
-        let cell = |share, replayed| CacheCell { share, capacity: capacity(share), replayed };
-        let runs = measured.into_iter().map(|((name, share), cells)| {
-            (name, cells.into_iter().map(|replayed| cell(share, replayed)).collect())
-        });
-        Ok(runs.collect())
+        spaces: &'s [String],
+    ) -> Result<Runs<(&'s str, &'a Contestant), IndexCell>, BenchError> {
+        let indexes = &self.request.indexes;
+        let all = spaces.iter().flat_map(|space| indexes.iter().map(|index| (space.as_str(), index)));
+        self.rounds(all, |run, &(space, index), round| {
+            let cell = format!("index/{space}/{}/{round}", index.name);
+            let known = run.journal.get(&cell);
+            run.measured(cell, known, ("index", &index.name), |run| {
+                cells::index(run.cx, run.request, index, run.plugins, (&run.files, space))
+            })
+        })
+    }
+
+    /// Each cache policy at each size. How wide vectors are changes little, so those of one backend stand for all.
+    fn cache(&mut self, dim: usize) -> Result<Runs<(&'a Contestant, f64), Replayed>, BenchError> {
+        let request = self.request;
+        let all = request.shares.iter().flat_map(|&share| request.caches.iter().map(move |of| (of, share)));
+        self.rounds(all, |run, &(cache, share), round| {
+            let cell = format!("cache/{}/{share}/{dim}/{round}", cache.name);
+            let known = run.journal.get(&cell);
+            let replay = Replay {
+                keys: request.texts(),
+                requests: request.requests,
+                capacity: request.capacity(share),
+                dim,
+            };
+            run.measured(cell, known, ("cache", &cache.name), |_| {
+                cells::cache(request.threads, cache, &replay)
+            })
+        })
     }
 
     /// The cell as it is `known`, else as it is measured now; none where it cannot be.

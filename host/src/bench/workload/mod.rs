@@ -13,16 +13,16 @@ pub use search::{Searches, measure_searches};
 pub use tally::{Operations, Quantiles};
 pub use trend::{MemoryTrend, Sample};
 
-use super::BenchError;
+use super::{BenchError, zipf::Zipf};
 use crate::{
     engine::{Engine, EngineError, NewMemory, SearchRequest},
+    resources::pressure::Pressure,
     store::{Filter, Layer, RecordId},
 };
 use magray_plugin_api::CallContext;
 use serde::Serialize;
 use std::{
     collections::VecDeque,
-    fs,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -145,8 +145,8 @@ pub fn run_workload(
 struct Load<'a> {
     request: &'a WorkloadRequest,
     queries: Vec<String>,
-    /// Of the ranks by Zipf's law, summed.
-    sums: Vec<f64>,
+    /// Which of them is asked.
+    zipf: Zipf,
     next_search: AtomicU64,
     next_insert: AtomicU64,
     /// Texts that were given away.
@@ -172,14 +172,9 @@ impl<'a> Load<'a> {
         if queries.is_empty() {
             return Err(fault("its texts have no word"));
         }
-        let mut sum = 0.0;
-        let sums = (1..=queries.len()).map(|rank| {
-            sum += 1.0 / rank as f64;
-            sum
-        });
         Ok(Self {
             request,
-            sums: sums.collect(),
+            zipf: Zipf::new(queries.len(), 1.0),
             queries,
             next_search: AtomicU64::new(0),
             next_insert: AtomicU64::new(0),
@@ -251,11 +246,12 @@ impl<'a> Load<'a> {
         }
         loop {
             let n = self.next_search.fetch_add(1, Ordering::Relaxed);
-            let due = Duration::from_secs_f64(n as f64 / self.request.searches);
+            // Beyond all time at a rate near 0.
+            let due = Duration::try_from_secs_f64(n as f64 / self.request.searches).unwrap_or(Duration::MAX);
             if due >= self.end() || !until(cx, start + due) {
                 return tally;
             }
-            let query = &self.queries[self.rank(n)];
+            let query = &self.queries[self.zipf.rank(n)];
             tally.time(due >= self.request.warm_up, start + due, 1, || {
                 self.in_time(start).and_then(|()| self.ask(cx, engine, query))
             });
@@ -284,17 +280,6 @@ impl<'a> Load<'a> {
         }
         let fault = "it was given up long after it was due: the system does not keep up".to_owned();
         Err(BenchError::Worker { name: "the load".into(), fault })
-    }
-
-    /// Of the n-th query, by Zipf's law; the same in every run.
-    fn rank(&self, n: u64) -> usize {
-        // The finalizer of SplitMix64 (Steele et al., OOPSLA 2014).
-        let mut z = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let share = ((z ^ z >> 31) >> 11) as f64 / (1_u64 << 53) as f64;
-        let wanted = share * self.sums.last().copied().unwrap_or(1.0);
-        self.sums.partition_point(|&sum| sum < wanted).min(self.sums.len() - 1)
     }
 
     fn report(&self, found: Tally, stored: Tally, memory: MemoryTrend, records: u64) -> Workload {
@@ -381,26 +366,17 @@ fn watch(
             break;
         }
         progress(second, all);
-        samples.extend(resident_bytes().map(|bytes| Sample { second: start.elapsed().as_secs_f64(), bytes }));
+        let bytes = Pressure::sample().process.resident;
+        // 0 where the system does not tell.
+        samples.extend((bytes > 0).then(|| Sample { second: start.elapsed().as_secs_f64(), bytes }));
     }
     MemoryTrend::of(samples)
 }
 
-/// Memory of this process; none where the system does not tell.
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    kib(&status, "VmRSS:").map(|kib| kib * 1024)
-}
-
 /// The share of the machine's memory that is in use.
 fn memory_used() -> Option<f64> {
-    let info = fs::read_to_string("/proc/meminfo").ok()?;
-    Some(1.0 - kib(&info, "MemAvailable:")? as f64 / kib(&info, "MemTotal:")? as f64)
-}
-
-fn kib(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
+    let pressure = Pressure::sample();
+    pressure.limits.iter().find(|limit| limit.name == "machine").map(|limit| limit.percent() / 100.0)
 }
 
 #[cfg(test)]
@@ -434,20 +410,6 @@ mod tests {
         }
         assert!(calls.is_sorted());
         assert_eq!(schedule(&WorkloadRequest { inserts: 0.0, ..request() }), []);
-    }
-
-    #[test]
-    fn queries_are_asked_by_zipfs_law() {
-        let texts: Vec<String> = (0..100).map(|n| format!("text {n}")).collect();
-        let request = WorkloadRequest { texts, queries: 100, ..request() };
-        let load = Load::new(&request).expect("texts");
-        let mut counts = vec![0_u32; 100];
-        (0..100_000).for_each(|n| counts[load.rank(n)] += 1);
-        let harmonic: f64 = (1..=100).map(|rank| 1.0 / f64::from(rank)).sum();
-        for rank in [1, 2, 10] {
-            let share = f64::from(counts[rank - 1]) / 100_000.0 * harmonic * rank as f64;
-            assert!((share - 1.0).abs() < 0.1, "{rank}: {share}");
-        }
     }
 
     #[test]

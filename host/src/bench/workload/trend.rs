@@ -1,5 +1,5 @@
 //! Whether memory grows.
-use super::super::throughput::quantile;
+use crate::resources::leak;
 use serde::Serialize;
 
 /// Memory at a moment.
@@ -34,18 +34,14 @@ impl MemoryTrend {
     /// Of looks by time.
     pub(super) fn of(samples: Vec<Sample>) -> Self {
         let count = samples.len().min(COMPARED);
-        let drawn: Vec<Sample> = (0..count).map(|at| samples[at * samples.len() / count]).collect();
-        let pairs = drawn.iter().enumerate().flat_map(|(at, a)| drawn[at + 1..].iter().map(move |b| (a, b)));
-        let slopes: Vec<f64> = pairs
-            .filter(|(a, b)| b.second > a.second)
-            .map(|(a, b)| (b.bytes as f64 - a.bytes as f64) / (b.second - a.second))
-            .collect();
+        let drawn = (0..count).map(|at| samples[at * samples.len() / count]);
+        let points: Vec<(f64, f64)> = drawn.map(|sample| (sample.second, sample.bytes as f64)).collect();
         let ends = (samples.first(), samples.last());
         Self {
             start_bytes: ends.0.map_or(0, |sample| sample.bytes),
             end_bytes: ends.1.map_or(0, |sample| sample.bytes),
             peak_bytes: samples.iter().map(|sample| sample.bytes).max().unwrap_or(0),
-            bytes_per_s: if slopes.is_empty() { 0.0 } else { quantile(slopes, 0.5) },
+            bytes_per_s: leak::slope(&points),
             samples,
         }
     }

@@ -1,26 +1,23 @@
-use super::print_machine;
+use super::{ReportJson, print_machine};
 use crate::{
     bench::{Answered, CacheFigures, CacheSize, CacheTrace, Machine, measure_cache},
     cli::{
         Failure, Outcome,
         args::Global,
-        setup,
+        memory, setup,
         terminal::{BOLD, DIM, Terminal, UntilInterrupted},
-        view,
     },
-    engine::now_ms,
 };
 use clap::Args;
 use indicatif::HumanBytes;
 use magray_plugin_api::ComponentKind;
-use serde::Serialize;
-use std::{collections::BTreeSet, env, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf};
 
 /// Measure how much cache policies answer of a trace of requests, and what they cost
 #[derive(Debug, Args)]
 #[command(after_help = "\
 FILE is little-endian u32 keys (.u32), records of libCacheSim with sizes (.oracleGeneral.bin), or text
-with one key a line, such as a log of queries; each also compressed (.zst). Times in it do not count:
+with one key a line, such as a log of queries; each also compressed (.zst, .gz). Times in it do not count:
 nothing grows too old.
 
 Each policy runs through its plugin, in caches of each size that begin empty. `belady` is what a cache
@@ -51,19 +48,6 @@ pub(in crate::cli) struct CacheCommand {
     /// of all keys (or of their bytes)
     #[arg(long, value_name = "SIZES", value_delimiter = ',', default_value = "1%,5%,10%,20%", value_parser = size)]
     sizes: Vec<CacheSize>,
-    /// Count entries where the trace has sizes, too
-    #[arg(long)]
-    unit_weights: bool,
-}
-
-#[derive(Serialize)]
-struct ReportJson<'a> {
-    machine: &'a Machine,
-    date: String,
-    command: Vec<String>,
-    version: &'static str,
-    #[serde(flatten)]
-    measured: &'a CacheFigures,
 }
 
 /// Parses `--zipf`.
@@ -79,13 +63,7 @@ fn size(text: &str) -> Result<CacheSize, String> {
     let percent = |text: &str| {
         text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent)).map(CacheSize::Percent)
     };
-    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("", 0)];
-    let number = |text: &str| {
-        let (number, shift) =
-            units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
-        let number: u64 = number.trim().parse().ok()?;
-        number.checked_mul(1 << shift).filter(|&size| size > 0).map(CacheSize::Exactly)
-    };
+    let number = |text: &str| memory::bytes(text).ok().map(CacheSize::Exactly);
     text.strip_suffix('%')
         .map_or_else(|| number(text), percent)
         .ok_or_else(|| "it must be a number above 0, as in 5000 or 64MiB, or percent, as in 2.5%".to_owned())
@@ -104,14 +82,11 @@ impl CacheCommand {
         let machine = Machine::here();
         let measured = {
             let progress = terminal.progress("replays");
-            let mut trace = match (&self.trace, self.zipf) {
+            let trace = match (&self.trace, self.zipf) {
                 (Some(path), _) => CacheTrace::open(path)?,
-                (None, Some((keys, skew))) => CacheTrace::zipf(keys, skew, self.requests as usize),
+                (None, Some((keys, skew))) => CacheTrace::zipf(keys as usize, skew, self.requests as usize),
                 (None, None) => return Err(Failure::Usage("name a trace, or --zipf".to_owned())),
             };
-            if self.unit_weights {
-                trace = trace.unweighted();
-            }
             measure_cache(
                 &UntilInterrupted,
                 &setup,
@@ -127,13 +102,7 @@ impl CacheCommand {
             )?
         };
         if terminal.json {
-            terminal.print_json(&ReportJson {
-                machine: &machine,
-                date: view::time(now_ms()),
-                command: env::args().collect(),
-                version: env!("CARGO_PKG_VERSION"),
-                measured: &measured,
-            })?;
+            terminal.print_json(&ReportJson::new(&machine, &measured))?;
         } else {
             print_machine(terminal, &machine)?;
             print(terminal, &measured)?;

@@ -1,6 +1,4 @@
-use super::{
-    ReportJson, Subject, cores, foreign, own_program, peer, print_machine, receive, warn_of_threads,
-};
+use super::{ReportJson, Subject, cores, foreign, peer, print_machine, receive, warn_of_threads};
 use crate::{
     bench::{
         Backend, BenchTexts, Contestant, Latency, Machine, Rate, Throughput, ThroughputRequest,
@@ -139,10 +137,8 @@ pub(super) fn own(
     env: &[(OsString, OsString)],
     name: String,
 ) -> Result<Contestant, Failure> {
-    let line = own_program(global, setup, "--backend", &name)?;
-    let mut worker = line.clone();
-    worker.extend(["--data-dir".into(), setup.data_dir.clone().into(), "bench".into(), "worker".into()]);
-    Ok(Contestant { name, worker, program: Some(line), env: env.to_vec() })
+    let contestant = super::own(global, setup, ("--backend", name), "worker")?;
+    Ok(Contestant { env: env.to_vec(), ..contestant })
 }
 
 fn print(terminal: &Terminal, machine: &Machine, measured: &Throughput) -> Result<(), Failure> {

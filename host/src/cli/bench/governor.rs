@@ -1,5 +1,6 @@
+use super::ReportJson;
 use crate::{
-    bench::{GovernorFigures, GovernorPoint, GovernorRequest, measure_governor},
+    bench::{GovernorFigures, GovernorPoint, GovernorRequest, Machine, measure_governor},
     cli::{
         Failure, Outcome,
         args::Global,
@@ -41,6 +42,7 @@ impl GovernorCommand {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
         let setup = setup(global, terminal)?;
         let request = GovernorRequest { looks: self.looks, texts: self.texts };
+        let machine = Machine::here();
         let figures = {
             let progress = terminal.progress("looks");
             measure_governor(&WithProgress(&progress), setup, request)?
@@ -50,7 +52,7 @@ impl GovernorCommand {
                 .map_err(Failure::io(format!("cannot write {}", file.display())))?;
         }
         if terminal.json {
-            terminal.print_json(&figures)?;
+            terminal.print_json(&ReportJson::new(&machine, &figures))?;
         } else {
             print(terminal, &figures)?;
         }

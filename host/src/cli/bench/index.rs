@@ -1,4 +1,4 @@
-use super::{ReportJson, foreign, own_program, peer, print_machine, receive, warn_of_threads};
+use super::{ReportJson, foreign, peer, print_machine, receive, warn_of_threads};
 use crate::{
     bench::{
         Build, Contestant, Curve, Filtered, IndexBackend, IndexFigures, IndexRequest, Machine, Point,
@@ -180,16 +180,9 @@ pub(super) fn own(
     knobs: &Knobs,
     name: String,
 ) -> Result<Contestant, Failure> {
-    let line = own_program(global, setup, "--index", &name)?;
-    let mut worker = line.clone();
-    worker.extend([
-        "--data-dir".into(),
-        setup.data_dir.clone().into(),
-        "bench".into(),
-        "index-worker".into(),
-    ]);
-    worker.extend(knobs.arguments().into_iter().map(Into::into));
-    Ok(Contestant { name, worker, program: Some(line), env: Vec::new() })
+    let mut contestant = super::own(global, setup, ("--index", name), "index-worker")?;
+    contestant.worker.extend(knobs.arguments().into_iter().map(Into::into));
+    Ok(contestant)
 }
 
 struct Table<'a> {

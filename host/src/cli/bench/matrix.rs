@@ -1,7 +1,7 @@
 use super::{
     ReportJson, embed, foreign,
     index::{self, Knobs, knobs_of},
-    own_program, peer, print_machine, receive, warn_of_threads,
+    own, peer, print_machine, receive, warn_of_threads,
 };
 use crate::{
     bench::{
@@ -11,7 +11,7 @@ use crate::{
     cli::{
         Failure, Outcome,
         args::Global,
-        open_to_read, setup,
+        memory, open_to_read, setup,
         terminal::{BOLD, DIM, Terminal, UntilInterrupted},
         view,
         whole_file::WholeFile,
@@ -50,7 +50,7 @@ Examples:
       --indexes flat,hnsw,native --html report.html
   magray bench matrix --backends cpu,onnx@multilingual-e5-small --resume run.jsonl --json
   magray bench matrix --data data/scifact --recommend --objective balanced --min-recall 0.95 \\
-      --max-memory 500M > magray.toml")]
+      --max-memory 500MiB > magray.toml")]
 pub(in crate::cli) struct MatrixCommand {
     /// Folder of a retrieval set [default: the records of the data folder]
     #[arg(long, value_name = "DIR")]
@@ -116,27 +116,9 @@ pub(in crate::cli) struct MatrixCommand {
     /// Recommend only what finds this share of the nearest
     #[arg(long, value_name = "RECALL", default_value_t = 0.95, value_parser = index::share)]
     min_recall: f64,
-    /// Recommend only what takes no more memory, in bytes, or with K, M or G after the number
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    /// Recommend only what takes no more memory, such as 500MiB
+    #[arg(long, value_name = "BYTES", value_parser = memory::bytes)]
     max_memory: Option<u64>,
-}
-
-/// Parses a number of bytes, such as `500M`: K, M and G are powers of 1024.
-fn bytes(text: &str) -> Result<u64, String> {
-    let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit);
-    let shift = match unit.trim_end_matches("iB").trim_end_matches('B') {
-        "" => 0,
-        "K" | "k" => 10,
-        "M" => 20,
-        "G" => 30,
-        _ => return Err("it is a number of bytes, with K, M or G after it for more".into()),
-    };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| "it is no number of bytes".into())
 }
 
 /// The report as JSON.
@@ -242,7 +224,7 @@ impl MatrixCommand {
         let peers = self.peer.iter().map(|(name, command)| Ok(foreign(name.clone(), command.clone())));
         let caches =
             there(&self.caches, &config.memory.cache.profiles, ComponentKind::CachePolicy).into_iter();
-        let caches = caches.map(|name| cache(global, setup, name));
+        let caches = caches.map(|name| own(global, setup, ("--cache", name), "cache-worker"));
         let collected = |contestants: Vec<Contestant>, what: &str| match contestants.is_empty() {
             true => Err(Failure::Usage(format!("there is no {what} to measure; name some"))),
             false => Ok(contestants),
@@ -304,19 +286,6 @@ pub(super) fn own_records(
         })?;
     }
     Ok(MatrixSet::from_records(&setup.data_dir, records, limit)?)
-}
-
-/// A cache policy of ours, as a process.
-fn cache(global: &Global, setup: &Setup, name: String) -> Result<Contestant, Failure> {
-    let line = own_program(global, setup, "--cache", &name)?;
-    let mut worker = line.clone();
-    worker.extend([
-        "--data-dir".into(),
-        setup.data_dir.clone().into(),
-        "bench".into(),
-        "cache-worker".into(),
-    ]);
-    Ok(Contestant { name, worker, program: Some(line), env: Vec::new() })
 }
 
 fn print(terminal: &Terminal, matrix: &Matrix) -> Result<(), Failure> {
@@ -481,18 +450,5 @@ impl CacheWorkerCommand {
         let setup = setup(global, terminal)?;
         serve_replay(&setup, receive(), |reply| terminal.print_json(reply))?;
         Ok(Outcome::Done)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_have_units() {
-        assert_eq!(["7", "2K", "500M", "1GiB"].map(bytes), [Ok(7), Ok(2048), Ok(500 << 20), Ok(1 << 30)]);
-        for wrong in ["", "M", "-1", "5T", "1.5G", "99999999999999999999"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
-        }
     }
 }

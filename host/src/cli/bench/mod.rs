@@ -7,6 +7,7 @@ mod matrix;
 mod quality;
 mod retrieval;
 mod search;
+mod sync;
 mod workload;
 
 use super::{
@@ -41,6 +42,7 @@ pub(super) enum Bench {
     Governor(governor::GovernorCommand),
     Matrix(matrix::MatrixCommand),
     Search(search::SearchCommand),
+    Sync(sync::SyncCommand),
     Workload(workload::WorkloadCommand),
     Soak(workload::SoakCommand),
     #[command(hide = true)]
@@ -63,6 +65,7 @@ impl Bench {
             Self::Governor(governor) => governor.run(global, terminal),
             Self::Matrix(matrix) => matrix.run(global, terminal),
             Self::Search(search) => search.run(global, terminal),
+            Self::Sync(sync) => sync.run(global, terminal),
             Self::Workload(workload) => workload.run(global, terminal),
             Self::Soak(soak) => soak.run(global, terminal),
             Self::Worker(worker) => worker.run(global, terminal),
@@ -90,10 +93,15 @@ impl Subject {
     }
 }
 
-/// This program with the arguments that a command of it follows, with a backend chosen by a flag.
-fn own_program(global: &Global, setup: &Setup, flag: &str, name: &str) -> Result<Vec<OsString>, Failure> {
+/// A backend of ours, chosen by a flag, as a process that a hidden command of `bench` serves.
+fn own(
+    global: &Global,
+    setup: &Setup,
+    (flag, name): (&str, String),
+    command: &str,
+) -> Result<Contestant, Failure> {
     let program = env::current_exe().map_err(Failure::io("cannot find this program"))?;
-    let mut line = vec![program.into_os_string(), flag.into(), name.into()];
+    let mut line = vec![program.into_os_string(), flag.into(), (&name).into()];
     if let Some(config) = &global.config {
         line.extend(["--config".into(), config.into()]);
     }
@@ -101,7 +109,9 @@ fn own_program(global: &Global, setup: &Setup, flag: &str, name: &str) -> Result
     for folder in setup.plugin_folders() {
         line.extend(["--plugin-dir".into(), folder.into()]);
     }
-    Ok(line)
+    let mut worker = line.clone();
+    worker.extend(["--data-dir".into(), setup.data_dir.clone().into(), "bench".into(), command.into()]);
+    Ok(Contestant { name, worker, program: Some(line), env: Vec::new() })
 }
 
 /// Parses `--peer`.

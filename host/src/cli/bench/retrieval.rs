@@ -1,5 +1,5 @@
 use crate::{
-    bench::{DataSets, Found, Limit, RetrievalData, Way, measure_retrieval},
+    bench::{DataSets, Found, Limit, Ranking, RetrievalData, Way, measure_retrieval},
     cli::{
         Failure, Outcome,
         args::Global,
@@ -8,7 +8,6 @@ use crate::{
     },
 };
 use clap::Args;
-use serde::Serialize;
 use std::path::PathBuf;
 
 /// Judge searches by words, by meaning and by both on questions with known answers
@@ -36,39 +35,6 @@ pub(in crate::cli) struct RetrievalCommand {
     tune: bool,
 }
 
-#[derive(Serialize)]
-struct FoundJson<'a> {
-    set: &'a str,
-    way: &'a str,
-    questions: usize,
-    ndcg_10: f64,
-    recall_5: f64,
-    recall_10: f64,
-    recall_100: f64,
-    mrr_10: f64,
-    session_recall_5: Option<f64>,
-    session_recall_10: Option<f64>,
-    ms: f64,
-}
-
-impl<'a> From<&'a Found> for FoundJson<'a> {
-    fn from(found: &'a Found) -> Self {
-        Self {
-            set: &found.set,
-            way: &found.way,
-            questions: found.questions,
-            ndcg_10: found.ndcg_10,
-            recall_5: found.recall[0],
-            recall_10: found.recall[1],
-            recall_100: found.recall[2],
-            mrr_10: found.mrr_10,
-            session_recall_5: found.session_recall.map(|recall| recall[0]),
-            session_recall_10: found.session_recall.map(|recall| recall[1]),
-            ms: found.took.as_secs_f64() * 1e3,
-        }
-    }
-}
-
 impl RetrievalCommand {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
         let sets = DataSets::find(&self.data)?;
@@ -87,7 +53,7 @@ impl RetrievalCommand {
         };
         for of_set in found.chunk_by(|a, b| a.set == b.set) {
             if terminal.json {
-                of_set.iter().try_for_each(|found| terminal.print_json(&FoundJson::from(found)))?;
+                of_set.iter().try_for_each(|found| terminal.print_json(found))?;
                 continue;
             }
             print(terminal, of_set)?;
@@ -101,22 +67,22 @@ impl RetrievalCommand {
 
 fn print(terminal: &Terminal, found: &[Found]) -> Result<(), Failure> {
     let Some(first) = found.first() else { return Ok(()) };
-    let sessions = if first.session_recall.is_some() { "  session R@5   R@10" } else { "" };
+    let sessions = if first.session_recall_5.is_some() { "  session R@5   R@10" } else { "" };
     terminal.print(format_args!(
         "{BOLD}{}{BOLD:#}, {} questions\n{DIM}  {:<12} nDCG@10    R@5   R@10  R@100  MRR@10{sessions}  ms a search{DIM:#}",
         first.set, first.questions, ""
     ))?;
-    for Found { way, ndcg_10, recall, mrr_10, session_recall, took, .. } in found {
-        let recall = recall.map(|share| share * 100.0);
-        let sessions = session_recall
-            .map(|of| format!("         {:5.1}  {:5.1}", of[0] * 100.0, of[1] * 100.0))
+    for Found { way, ranking, session_recall_5, session_recall_10, ms, .. } in found {
+        let Ranking { ndcg_10, recall_5, recall_10, recall_100, mrr_10 } = ranking;
+        let sessions = session_recall_5.zip(*session_recall_10);
+        let sessions = sessions
+            .map(|(five, ten)| format!("         {:5.1}  {:5.1}", five * 100.0, ten * 100.0))
             .unwrap_or_default();
         terminal.print(format_args!(
-            "  {way:<12} {ndcg_10:7.4}  {:5.1}  {:5.1}  {:5.1}  {mrr_10:6.4}{sessions}  {:11.2}",
-            recall[0],
-            recall[1],
-            recall[2],
-            took.as_secs_f64() * 1e3
+            "  {way:<12} {ndcg_10:7.4}  {:5.1}  {:5.1}  {:5.1}  {mrr_10:6.4}{sessions}  {ms:11.2}",
+            recall_5 * 100.0,
+            recall_10 * 100.0,
+            recall_100 * 100.0
         ))?;
     }
     Ok(())
@@ -124,7 +90,8 @@ fn print(terminal: &Terminal, found: &[Found]) -> Result<(), Failure> {
 
 fn name_the_best(terminal: &Terminal, found: &[Found]) {
     let tried = found.iter().filter_map(|found| Some((found, found.way.strip_prefix("hybrid ")?)));
-    let tried = tried.filter_map(|(found, weight)| Some((found.ndcg_10, weight.parse::<f64>().ok()?)));
+    let tried =
+        tried.filter_map(|(found, weight)| Some((found.ranking.ndcg_10, weight.parse::<f64>().ok()?)));
     if let Some((ndcg, weight)) = tried.max_by(|a, b| a.0.total_cmp(&b.0)) {
         terminal.hint(&format!(
             "the best nDCG@10 is {ndcg:.4}, by [memory.search] keyword_weight = {weight}; the fewer questions, the \
