@@ -154,12 +154,11 @@ fn refresh(db: &Connection, id: RecordId, new: &Prepared, now: u64) -> rusqlite:
              -- With NULL, which is never, max is NULL.
              expires_ms = max(expires_ms, ?4),
              kind = coalesce(?5, kind),
-             session = coalesce(?6, session),
-             -- What is said again holds again.
-             superseded_by = NULL
+             session = coalesce(?6, session)
          WHERE id = ?1",
     )?
     .execute((id, now, record.importance, record.expires_ms, kind, &record.session))?;
+    // What is said again holds again.
     let says_when = record.valid_from_ms.is_some() || record.valid_to_ms.is_some();
     db.prepare_cached(
         "UPDATE records SET
