@@ -263,8 +263,7 @@ impl Engine {
     ) -> Result<(KeywordLeg, Found), EngineError> {
         let start = Instant::now();
         let terms = query_terms(query);
-        let hits = self.store.find_words(&terms, within, depth)?;
-        let found: Found = hits.iter().map(|hit| (hit.id, hit.score)).collect();
+        let found = self.store.find_words(&terms, within, depth)?;
         Ok((KeywordLeg { terms, found: found.len().min(depth), took: start.elapsed() }, found))
     }
 
