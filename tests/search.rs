@@ -1,5 +1,5 @@
 //! Searches by words, by meaning and by both, and records that others replace.
-use crate::support::Home;
+use crate::support::{CHAOS, Home};
 use serde_json::Value;
 
 fn texts(answer: &Value) -> Vec<&str> {
@@ -51,6 +51,31 @@ fn words_alone_need_no_model_and_both_do_without_one_that_is_not_to_be_had() {
     ran.says(&["words alone", "no-such-model"]);
     let answer = home.json(&[&missing[..], &["search", "ferries"]].concat());
     assert!(answer["without_vectors"].as_str().is_some_and(|why| why.contains("no-such-model")), "{answer}");
+}
+
+#[test]
+fn a_query_of_the_cache_is_answered_where_the_backend_has_failed() {
+    let home = Home::new();
+    home.install(CHAOS);
+    let control = home.file("control", "work");
+    let config = home.file(
+        "chaos.toml",
+        format!(
+            "[memory.cache]\ndisk_min_us = 0\n[ai.embedding]\nprofile = 'main'\n\
+             [ai.embedding.profiles.main]\nplugin = 'chaos'\noptions = {{ control = {control:?} }}\n"
+        ),
+    );
+    let run = |args: &[&str]| home.run(&[&["--config", config.to_str().expect("UTF-8")], args].concat());
+    // Of more than one passage, so that one has to be chosen.
+    let long = |name: &str| format!("{} {name}. ", "The ferry leaves at nine, and not before").repeat(12);
+    run(&["add", &long("north")]).expect(0);
+    run(&["search", "the ferry"]).expect(0);
+    run(&["add", &long("south")]).expect(0);
+    std::fs::write(&control, "fail 1000").expect("the control file");
+    let ran = run(&["search", "the ferry", "--json"]).expect(0).says(&["by words alone", "asked to fail"]);
+    let answer: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!((texts(&answer).len(), &answer["cached"]), (2, &true.into()), "{answer}");
+    run(&["search", "the ferry", "--mode", "vector"]).expect(3).says(&["asked to fail"]);
 }
 
 #[test]

@@ -173,20 +173,19 @@ impl Add {
     }
 
     fn print(&self, engine: &Engine, terminal: &Terminal, added: &Added) -> Result<(), Failure> {
-        let layer = self.layer.unwrap_or_else(|| engine.default_layer()).name();
+        let layer = self.layer.unwrap_or_else(|| engine.default_layer());
         let outcome = match added.outcome {
             Stored::Stored => "stored",
             Stored::Refreshed => "refreshed",
         };
         if terminal.json {
-            return terminal.print_json(&AddedJson { id: &added.ulid, layer, outcome });
+            return terminal.print_json(&AddedJson { id: &added.ulid, layer: layer.name(), outcome });
         }
         if added.outcome == Stored::Refreshed {
             return terminal.print(format_args!("{GREEN}refreshed{GREEN:#} {} in {layer}", added.ulid));
         }
-        let until = engine.expiry(self.layer.unwrap_or_else(|| engine.default_layer()));
-        let until =
-            until.map_or_else(|| "for good".to_owned(), |ms| format!("until {}", &view::time(ms)[..10]));
+        let until = engine.expiry(layer);
+        let until = until.map_or_else(|| "for good".to_owned(), |ms| format!("until {}", view::day(ms)));
         terminal.print(format_args!("{GREEN}stored{GREEN:#} {} in {layer}, kept {until}", added.ulid))
     }
 }

@@ -58,9 +58,7 @@ impl Global {
         let given = flags.into_iter().filter_map(|(key, flag)| Some((key.to_owned(), flag.clone()?.into())));
         given.collect()
     }
-}
 
-impl Global {
     /// The embedding profile and the model that the flags name, taken out, for a command that asks
     /// for a change of them and does not run by them.
     pub(super) fn take_model(&mut self) -> (Option<String>, Option<String>) {

@@ -24,8 +24,9 @@ use std::{
 ///
 /// Reads what `magray export` wrote, and any lines with a `text` and, if they like, id, layer, kind,
 /// title, tags, project, session, source, created_ms, last_access_ms, access_count, importance, score,
-/// expires_ms, superseded_by and vector. A record is known by its id, else by what it says, so the same
-/// file may be taken in twice. Vectors of another model are left, and such records embedded anew.
+/// expires_ms, valid_from_ms, valid_to_ms, superseded_by and vector. A record is known by its id, else by
+/// what it says, so the same file may be taken in twice. Vectors of another model are left, and such records
+/// embedded anew.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -35,7 +35,7 @@ impl List {
                 terminal.print_json(&RecordJson::from(record))?;
                 continue;
             }
-            let created = &view::time(record.created_ms)[..10];
+            let created = view::day(record.created_ms);
             // A record of no file is called by its id already.
             let id = match record.source {
                 Some(_) => format!("  {DIM}{}{DIM:#}", record.ulid),

@@ -70,7 +70,7 @@ struct ReportJson<'a> {
     interrupted: bool,
     moves: Vec<MoveJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    stays: Option<Vec<StayJson<'a>>>,
+    stays: Option<&'a [Weighing]>,
 }
 
 #[derive(Serialize)]
@@ -85,15 +85,6 @@ struct MoveJson<'a> {
     former_expires: Option<String>,
     merged_into: Option<&'a str>,
     undone: Option<String>,
-}
-
-#[derive(Serialize)]
-struct StayJson<'a> {
-    id: &'a str,
-    layer: Layer,
-    score: Score,
-    threshold: f64,
-    reason: Reason,
 }
 
 #[derive(Serialize)]
@@ -116,13 +107,6 @@ impl<'a> From<&'a PromotionRecord> for MoveJson<'a> {
             merged_into: moved.merged_into.as_deref(),
             undone: moved.undone_ms.map(view::time),
         }
-    }
-}
-
-impl<'a> From<&'a Weighing> for StayJson<'a> {
-    fn from(stay: &'a Weighing) -> Self {
-        let Weighing { id, layer, score, threshold, reason } = stay;
-        Self { id, layer: *layer, score: *score, threshold: *threshold, reason: *reason }
     }
 }
 
@@ -182,7 +166,7 @@ impl Promote {
                 expired,
                 interrupted,
                 moves: report.moves.iter().map(MoveJson::from).collect(),
-                stays: self.explain.then(|| report.stays.iter().map(StayJson::from).collect()),
+                stays: self.explain.then_some(&report.stays),
             });
         }
         let policy = engine.promotion_policy();
@@ -225,7 +209,7 @@ impl Promote {
         let PromotionRecord { id, from, to, .. } = moved;
         let what = match (&moved.merged_into, moved.expires_ms) {
             (Some(into), _) => format!("merged into {into}"),
-            (None, Some(ms)) => format!("kept until {}", &view::time(ms)[..10]),
+            (None, Some(ms)) => format!("kept until {}", view::day(ms)),
             (None, None) => "kept for good".to_owned(),
         };
         let undone = moved.undone_ms.map(|ms| format!(", undone {}", view::time(ms))).unwrap_or_default();

@@ -10,7 +10,7 @@ use crate::{
     engine::{KeywordLeg, Ranked, Reranking, SearchHit, SearchRequest, SearchResponse, Validity, VectorLeg},
     memory::LegScore,
 };
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -39,10 +39,10 @@ pub(super) struct Search {
     k: u16,
     /// What to search: words, meaning or both [default: the config's, which is hybrid unless changed]
     #[arg(long, value_enum, value_name = "MODE")]
-    mode: Option<Mode>,
+    mode: Option<SearchMode>,
     /// How a hybrid search joins what both found [default: the config's, which is convex unless changed]
     #[arg(long, value_enum, value_name = "FUSION")]
-    fusion: Option<Fusion>,
+    fusion: Option<FusionKind>,
     /// Leave out results below this score, as the mode has it (below), before age and use
     #[arg(long, value_name = "SCORE", allow_hyphen_values = true, value_parser = score)]
     min_score: Option<f32>,
@@ -61,24 +61,6 @@ pub(super) struct Search {
     explain: bool,
     #[command(flatten)]
     select: Select,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Mode {
-    /// Words and meaning
-    Hybrid,
-    /// Meaning alone
-    Vector,
-    /// Words alone; loads no model
-    Keyword,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Fusion {
-    /// By the scores, with the weight in [memory.search]
-    Convex,
-    /// By the ranks
-    Rrf,
 }
 
 fn score(text: &str) -> Result<f32, String> {
@@ -159,21 +141,9 @@ struct HitJson<'a> {
 struct ExplainJson {
     found: f32,
     factor: f32,
-    keyword: Option<LegScoreJson>,
-    vector: Option<LegScoreJson>,
+    keyword: Option<LegScore>,
+    vector: Option<LegScore>,
     reranked: Option<f32>,
-}
-
-#[derive(Serialize)]
-struct LegScoreJson {
-    rank: usize,
-    score: f32,
-}
-
-impl From<LegScore> for LegScoreJson {
-    fn from(LegScore { rank, score }: LegScore) -> Self {
-        Self { rank, score }
-    }
 }
 
 impl Search {
@@ -188,19 +158,8 @@ impl Search {
             return Ok(Outcome::NothingFound);
         };
         let mut settings = engine.setup().config.memory.search.clone();
-        if let Some(mode) = self.mode {
-            settings.mode = match mode {
-                Mode::Hybrid => SearchMode::Hybrid,
-                Mode::Vector => SearchMode::Vector,
-                Mode::Keyword => SearchMode::Keyword,
-            };
-        }
-        if let Some(fusion) = self.fusion {
-            settings.fusion = match fusion {
-                Fusion::Convex => FusionKind::Convex,
-                Fusion::Rrf => FusionKind::Rrf,
-            };
-        }
+        settings.mode = self.mode.unwrap_or(settings.mode);
+        settings.fusion = self.fusion.unwrap_or(settings.fusion);
         if let Some(model) = self.rerank {
             settings.rerank.model_name = model;
         }
@@ -347,13 +306,7 @@ fn print_json(
         let Ranked { score, found, factor, keyword, vector, reranked, .. } = hit.ranked;
         HitJson {
             score,
-            explain: explain.then(|| ExplainJson {
-                found,
-                factor,
-                keyword: keyword.map(Into::into),
-                vector: vector.map(Into::into),
-                reranked,
-            }),
+            explain: explain.then_some(ExplainJson { found, factor, keyword, vector, reranked }),
             passage: &hit.passage.text,
             line: hit.passage.line,
             record: (&hit.record).into(),

@@ -72,7 +72,7 @@ pub(super) fn time(ms: u64) -> String {
 }
 
 /// The day of a time, in UTC.
-fn day(ms: u64) -> String {
+pub(super) fn day(ms: u64) -> String {
     let time = time(ms);
     time.split('T').next().unwrap_or_default().to_owned()
 }

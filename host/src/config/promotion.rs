@@ -184,7 +184,8 @@ impl Promotion {
 
 /// What is left of recency, 1 at the time of use: a half after each half-life.
 pub fn recency_after(elapsed: Duration, half_life: Option<Duration>) -> f64 {
-    half_life.map_or(1.0, |half_life| (-elapsed.as_secs_f64() / half_life.as_secs_f64()).exp2())
+    let half_lives = |it: Duration| elapsed.as_secs_f64() / it.as_secs_f64().max(f64::MIN_POSITIVE);
+    half_life.map_or(1.0, |half_life| (-half_lives(half_life)).exp2())
 }
 
 /// Settings by which a record that is used could never move on.

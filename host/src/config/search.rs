@@ -1,6 +1,7 @@
 //! `[memory.search]`: how records are found and ranked.
 
 use super::values::{name, share, whole};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// `[memory.search]`
@@ -45,7 +46,7 @@ pub struct Rerank {
 }
 
 /// What a search looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum SearchMode {
     /// Words and meaning.
@@ -57,11 +58,11 @@ pub enum SearchMode {
 }
 
 /// How two lists become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum FusionKind {
-    /// A weighted sum of the scores, each leg's between 0 and 1.
+    /// By the scores, each leg's from 0 to 1 and weighted.
     Convex,
-    /// By ranks alone.
+    /// By the ranks alone.
     Rrf,
 }

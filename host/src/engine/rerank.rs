@@ -3,6 +3,7 @@ use super::{Engine, EngineError, Ranked, Setup, upkeep::embedding_text};
 use crate::{
     config::Rerank,
     plugins::{PluginError, Plugins},
+    services::Once,
     store::Record,
 };
 use magray_plugin_api::{CallContext, ComponentKind, DeviceReport, Embedder, Error, ErrorCode};
@@ -35,36 +36,33 @@ pub struct Reranking {
     pub failure: Option<String>,
 }
 
-/// Those that were wanted so far, by profile and model.
+/// Those that were wanted so far. The lock is never held while one is loaded: who wants another does not wait.
 #[derive(Default)]
-pub(super) struct Rerankers(Mutex<BTreeMap<(String, String), Arc<Reranker>>>);
+pub(super) struct Rerankers(Mutex<Places>);
+
+/// By profile and model.
+type Places = BTreeMap<(String, String), Arc<Once<Reranker>>>;
 
 impl Rerankers {
-    /// The reranker of these settings; loads it.
-    fn get(&self, settings: &Rerank, setup: &Setup, plugins: &Plugins) -> Result<Arc<Reranker>, EngineError> {
-        let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The place of the reranker of these settings, loaded or not.
+    fn place(&self, settings: &Rerank) -> Arc<Once<Reranker>> {
         let key = (settings.profile.clone(), settings.model_name.clone());
-        if let Some(reranker) = loaded.get(&key) {
-            return Ok(Arc::clone(reranker));
-        }
-        let mut setup = setup.clone();
-        setup.config.ai.embedding.model_name.clone_from(&settings.model_name);
-        let component = setup.config.ai.embedding.profile(&settings.profile).profile.plugin;
-        let embedder = setup.embedder(plugins, &settings.profile)?;
-        let reranker = Arc::new(Reranker { embedder, component });
-        loaded.insert(key, Arc::clone(&reranker));
-        Ok(reranker)
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(places.entry(key).or_default())
     }
 }
 
 impl Reranker {
+    fn load(settings: &Rerank, setup: &Setup, plugins: &Plugins) -> Result<Self, EngineError> {
+        let mut setup = setup.clone();
+        setup.config.ai.embedding.model_name.clone_from(&settings.model_name);
+        let component = setup.config.ai.embedding.profile(&settings.profile).profile.plugin;
+        let embedder = setup.embedder(plugins, &settings.profile)?;
+        Ok(Self { embedder, component })
+    }
+
     /// How well each record answers, from 0 to 1.
-    fn scores(
-        &self,
-        cx: &dyn CallContext,
-        query: &str,
-        records: &[&Record],
-    ) -> Result<Vec<f32>, EngineError> {
+    fn scores(&self, cx: &dyn CallContext, query: &str, records: &[Record]) -> Result<Vec<f32>, EngineError> {
         let texts: Vec<_> =
             records.iter().map(|record| embedding_text(record.title.as_deref(), &record.text)).collect();
         let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
@@ -117,9 +115,9 @@ impl Engine {
             failure: None,
         };
         let judge = || {
-            let rerankers = self.services.get::<Rerankers>()?;
-            let reranker = rerankers.get(settings, &self.setup, &self.plugins)?;
-            let scores = reranker.scores(cx, query, &records.iter().collect::<Vec<_>>())?;
+            let place = self.services.get::<Rerankers>()?.place(settings);
+            let reranker = place.get_or_try_make(|| Reranker::load(settings, &self.setup, &self.plugins))?;
+            let scores = reranker.scores(cx, query, &records)?;
             Ok((scores, reranker.embedder.device()))
         };
         match judge() {

@@ -154,11 +154,23 @@ pub struct Ranking {
     vector: Option<VectorLeg>,
     without_vectors: Option<String>,
     reranking: Option<Reranking>,
-    query: Option<Vec<f32>>,
 }
 
 /// What a leg found, best first.
 type Found = Vec<(RecordId, f32)>;
+
+/// A query as a vector, and the model that it is of: another one may answer before the search is over.
+struct Asked<'a> {
+    vectors: &'a Vectors,
+    query: Vec<f32>,
+}
+
+impl Asked<'_> {
+    /// Whether the model knows no word of it.
+    fn is_unknown(&self) -> bool {
+        self.query.iter().all(|&v| v == 0.0)
+    }
+}
 
 impl Engine {
     /// The `k` records that answer the query best, over everything committed before the call.
@@ -175,8 +187,9 @@ impl Engine {
             self.vectors()?;
         }
         let start = Instant::now();
-        let Ranking { order, keyword, vector, without_vectors, reranking, query } = self.rank(cx, request)?;
-        let hits = self.fetch(cx, &order, query.as_deref(), keyword.as_ref())?;
+        let (ranking, asked) = self.asked_and_ranked(cx, request)?;
+        let Ranking { order, keyword, vector, without_vectors, reranking } = ranking;
+        let hits = self.fetch(cx, &order, asked.as_ref(), keyword.as_ref())?;
         let shown: Vec<RecordId> = hits.iter().map(|hit| hit.record.id).collect();
         self.count_accesses(request.filter.session.as_deref(), &shown)?;
         let mode = request.settings.mode;
@@ -188,6 +201,14 @@ impl Engine {
     /// # Errors
     /// As [`Engine::search`].
     pub fn rank(&self, cx: &dyn CallContext, request: &SearchRequest) -> Result<Ranking, EngineError> {
+        Ok(self.asked_and_ranked(cx, request)?.0)
+    }
+
+    fn asked_and_ranked(
+        &self,
+        cx: &dyn CallContext,
+        request: &SearchRequest,
+    ) -> Result<(Ranking, Option<Asked<'_>>), EngineError> {
         let query = request.query.trim();
         if query.is_empty() {
             return Err(EngineError::Invalid("the query is empty".into()));
@@ -207,33 +228,31 @@ impl Engine {
                 Ok::<_, EngineError>((Some(keyword), Some(vector)))
             })?,
         };
+        let (keyword, words) = keyword.unzip();
+        let mut words = words.unwrap_or_default();
+        let vector = match vector {
+            Some(Ok((asked, leg, found))) if settings.mode == SearchMode::Hybrid => {
+                let first = &words[..depth.min(words.len())];
+                let found = with_missing(cx, &asked, &request.filter.layers, first, found);
+                Some(found.map(|found| (asked, leg, found)))
+            }
+            vector => vector,
+        };
         let (vector, without_vectors) = match vector {
             Some(Err(error)) if settings.mode == SearchMode::Hybrid && can_do_without(&error) => {
                 (None, Some(error.to_string()))
             }
             vector => (vector.transpose()?, None),
         };
-        let (keyword, words) = keyword.unzip();
-        let (query, vector, meaning) = match vector {
-            Some((query, leg, found)) => (Some(query), Some(leg), found),
+        let (asked, vector, meaning) = match vector {
+            Some((asked, leg, found)) => (Some(asked), Some(leg), found),
             None => (None, None, Vec::new()),
-        };
-        let mut words = words.unwrap_or_default();
-        let meaning = match &query {
-            Some(query) if settings.mode == SearchMode::Hybrid => self.with_missing(
-                cx,
-                query,
-                &request.filter.layers,
-                &words[..depth.min(words.len())],
-                meaning,
-            )?,
-            _ => meaning,
         };
         keep_candidates(&mut words, &meaning, depth);
         let mut order = self.order(request, &words, &meaning)?;
         let reranking = self.rerank(cx, &request.query, &settings.rerank, &mut order)?;
         order.truncate(request.k);
-        Ok(Ranking { order, keyword, vector, without_vectors, reranking, query })
+        Ok((Ranking { order, keyword, vector, without_vectors, reranking }, asked))
     }
 
     /// Which records count; `None` where all do.
@@ -263,8 +282,7 @@ impl Engine {
     ) -> Result<(KeywordLeg, Found), EngineError> {
         let start = Instant::now();
         let terms = query_terms(query);
-        let hits = self.store.find_words(&terms, within, depth)?;
-        let found: Found = hits.iter().map(|hit| (hit.id, hit.score)).collect();
+        let found = self.store.find_words(&terms, within, depth)?;
         Ok((KeywordLeg { terms, found: found.len().min(depth), took: start.elapsed() }, found))
     }
 
@@ -275,17 +293,14 @@ impl Engine {
         layers: &[Layer],
         within: Option<&IdSet>,
         depth: usize,
-    ) -> Result<(Vec<f32>, VectorLeg, Found), EngineError> {
+    ) -> Result<(Asked<'_>, VectorLeg, Found), EngineError> {
         let vectors = self.vectors()?;
         let start = Instant::now();
         let Embedded { vectors: query, backend, device, fallback, cached } =
             vectors.embedding.answer(cx, &[query], Role::Query)?;
-        let unknown_words = query.iter().all(|&v| v == 0.0);
-        let found = if unknown_words {
-            Vec::new()
-        } else {
-            self.nearest(cx, vectors, &query, layers, within, depth)?
-        };
+        let asked = Asked { vectors, query };
+        let unknown_words = asked.is_unknown();
+        let found = if unknown_words { Vec::new() } else { self.nearest(cx, &asked, layers, within, depth)? };
         let leg = VectorLeg {
             backend,
             model: vectors.embedding.info().model.clone(),
@@ -298,14 +313,13 @@ impl Engine {
             found: found.len(),
             took: start.elapsed(),
         };
-        Ok((query, leg, found))
+        Ok((asked, leg, found))
     }
 
     fn nearest(
         &self,
         cx: &dyn CallContext,
-        vectors: &Vectors,
-        query: &[f32],
+        Asked { vectors, query }: &Asked<'_>,
         layers: &[Layer],
         within: Option<&IdSet>,
         depth: usize,
@@ -326,29 +340,6 @@ impl Engine {
         best_first(&mut found);
         found.truncate(depth);
         Ok(found)
-    }
-
-    /// What the meaning found, and with it what it says of those that only the words found.
-    fn with_missing(
-        &self,
-        cx: &dyn CallContext,
-        query: &[f32],
-        layers: &[Layer],
-        words: &[(RecordId, f32)],
-        mut meaning: Found,
-    ) -> Result<Found, EngineError> {
-        let near: HashSet<RecordId> = meaning.iter().map(|found| found.0).collect();
-        let missing = words.iter().filter(|found| !near.contains(&found.0));
-        let mut missing: Vec<u64> = missing.map(|found| found.0.index_id()).collect();
-        missing.sort_unstable();
-        if !missing.is_empty() && query.iter().any(|&v| v != 0.0) {
-            for layer in searched(layers) {
-                let hits = self.vectors()?.indexes.cosines(cx, layer, query, &missing)?;
-                meaning.extend(hits.iter().map(|hit| (RecordId::from_index_id(hit.id), hit.score)));
-            }
-            best_first(&mut meaning);
-        }
-        Ok(meaning)
     }
 
     /// One list of what the legs found, best first: fused, then with the documents, then by age and use.
@@ -398,7 +389,7 @@ impl Engine {
         &self,
         cx: &dyn CallContext,
         order: &[Ranked],
-        query: Option<&[f32]>,
+        asked: Option<&Asked<'_>>,
         keyword: Option<&KeywordLeg>,
     ) -> Result<Vec<SearchHit>, EngineError> {
         let ids: Vec<RecordId> = order.iter().map(|ranked| ranked.id).collect();
@@ -407,11 +398,23 @@ impl Engine {
         let found: Vec<(Ranked, Record)> =
             order.iter().filter_map(|ranked| Some((*ranked, records.remove(&ranked.id)?))).collect();
         let borrowed: Vec<&Record> = found.iter().map(|(_, record)| record).collect();
-        let passages = match query.filter(|query| query.iter().any(|&v| v != 0.0)) {
-            Some(query) => best_passages(cx, &self.vectors()?.embedding, query, &borrowed)?,
-            None => {
-                let terms = keyword.map_or(&[][..], |leg| &leg.terms);
-                borrowed.iter().map(|record| passage_with_terms(record, terms)).collect()
+        let by_words = || {
+            let terms = keyword.map_or(&[][..], |leg| &leg.terms);
+            borrowed.iter().map(|record| passage_with_terms(record, terms)).collect()
+        };
+        let passages = match asked.filter(|asked| !asked.is_unknown()) {
+            None => by_words(),
+            Some(Asked { vectors, query }) => {
+                let nearest = best_passages(cx, &vectors.embedding, query, &borrowed);
+                match nearest.map_err(EngineError::from) {
+                    Ok(passages) => passages,
+                    // The query came from the cache, and no backend is to be had.
+                    Err(error) if keyword.is_some() && can_do_without(&error) => {
+                        tracing::warn!("which part of a record is shown was decided by words alone: {error}");
+                        by_words()
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         };
         let hits = found.into_iter().zip(passages);
@@ -421,6 +424,28 @@ impl Engine {
 
 fn searched(layers: &[Layer]) -> impl Iterator<Item = Layer> {
     Layer::ALL.into_iter().filter(|layer| layers.is_empty() || layers.contains(layer))
+}
+
+/// What the meaning found, and with it what it says of those that only the words found.
+fn with_missing(
+    cx: &dyn CallContext,
+    asked: &Asked<'_>,
+    layers: &[Layer],
+    words: &[(RecordId, f32)],
+    mut meaning: Found,
+) -> Result<Found, EngineError> {
+    let near: HashSet<RecordId> = meaning.iter().map(|found| found.0).collect();
+    let missing = words.iter().filter(|found| !near.contains(&found.0));
+    let mut missing: Vec<u64> = missing.map(|found| found.0.index_id()).collect();
+    missing.sort_unstable();
+    if !missing.is_empty() && !asked.is_unknown() {
+        for layer in searched(layers) {
+            let hits = asked.vectors.indexes.cosines(cx, layer, &asked.query, &missing)?;
+            meaning.extend(hits.iter().map(|hit| (RecordId::from_index_id(hit.id), hit.score)));
+        }
+        best_first(&mut meaning);
+    }
+    Ok(meaning)
 }
 
 fn best_first(found: &mut Found) {

@@ -1,5 +1,6 @@
 //! What two legs of a search found, as one list.
 use crate::store::RecordId;
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Damps the first ranks of reciprocal rank fusion: Cormack, Clarke and Büttcher, SIGIR 2009.
@@ -19,7 +20,7 @@ pub enum Fusion {
 }
 
 /// What one leg says of a record.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LegScore {
     /// From 1, among the candidates of both legs.
     pub rank: usize,

@@ -1,6 +1,9 @@
 //! What ranks a record beside what it says: its document, its age and its use.
 use super::Fused;
-use crate::store::{Layer, RecordId, Standing};
+use crate::{
+    config::recency_after,
+    store::{Layer, RecordId, Standing},
+};
 use std::{collections::HashMap, time::Duration};
 
 /// The factor of a record is between these.
@@ -8,7 +11,7 @@ const FACTORS: (f64, f64) = (0.3, 1.5);
 /// Accesses that are worth half of what accesses can be worth.
 const HALF_USED: f64 = 10.0;
 /// Ages are counted in this part of a half-life, so that what was stored together is of the same age.
-const AGE_STEPS: f64 = 16.0;
+const AGE_STEPS: u32 = 16;
 /// What a record counts for its document, after each better one of the same.
 const NEXT_OF_DOCUMENT: f32 = 0.5;
 
@@ -28,11 +31,10 @@ impl RankFactor {
     /// never found before.
     pub fn of(&self, standing: &Standing, now_ms: u64) -> f32 {
         let used_ms = standing.created_ms.max(standing.last_access_ms);
-        let age_ms = now_ms.saturating_sub(used_ms) as f64;
-        let lost = self.half_lives[standing.layer as usize].map_or(0.0, |half_life| {
-            let half_lives = (age_ms * AGE_STEPS / (half_life.as_millis().max(1) as f64)).floor() / AGE_STEPS;
-            1.0 - 0.5_f64.powf(half_lives)
-        });
+        let age_ms = now_ms.saturating_sub(used_ms);
+        let half_life = self.half_lives[standing.layer as usize];
+        let step_ms = half_life.map_or(1, |half_life| (half_life / AGE_STEPS).as_millis().max(1) as u64);
+        let lost = 1.0 - recency_after(Duration::from_millis(age_ms - age_ms % step_ms), half_life);
         let accesses = standing.access_count as f64;
         let used = accesses / (accesses + HALF_USED);
         let factor = (1.0 - self.age_weight * lost) * (1.0 + self.access_weight * used);

@@ -1,7 +1,7 @@
 //! Storing records, and storing them again.
 use super::{
     Layer, NewRecord, RecordId, SpaceId, Store, StoreError, error::Fault, keywords, now_ms,
-    record::DEFAULT_KIND, supersede, terms::Terms, vectors,
+    record::DEFAULT_KIND, records, supersede, terms::Terms, vectors,
 };
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::BTreeSet;
@@ -60,7 +60,7 @@ pub(super) struct Prepared {
     pub(super) record: NewRecord,
     pub(super) content_hash: [u8; 32],
     /// Trimmed, without empty ones.
-    tags: BTreeSet<String>,
+    pub(super) tags: BTreeSet<String>,
     /// For the keyword index.
     terms: Terms,
     /// As the database has it.
@@ -102,16 +102,6 @@ impl Prepared {
             _ => Ok(()),
         }
     }
-
-    pub(super) fn put_tags(&self, db: &Connection, id: RecordId) -> rusqlite::Result<()> {
-        let mut put = db.prepare_cached(
-            "INSERT INTO record_tags (record_id, tag) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
-        )?;
-        for tag in &self.tags {
-            put.execute((id, tag))?;
-        }
-        Ok(())
-    }
 }
 
 fn add(db: &Connection, space: Option<SpaceId>, new: &Prepared, now: u64) -> Result<Added, Fault> {
@@ -125,7 +115,7 @@ fn add(db: &Connection, space: Option<SpaceId>, new: &Prepared, now: u64) -> Res
     for &old in &new.record.supersedes {
         supersede::replace(db, old, added.id)?;
     }
-    new.put_tags(db, added.id)?;
+    records::put_tags(db, added.id, &new.tags)?;
     new.put_vector(db, space, added.id)?;
     Ok(added)
 }
@@ -164,12 +154,11 @@ fn refresh(db: &Connection, id: RecordId, new: &Prepared, now: u64) -> rusqlite:
              -- With NULL, which is never, max is NULL.
              expires_ms = max(expires_ms, ?4),
              kind = coalesce(?5, kind),
-             session = coalesce(?6, session),
-             -- What is said again holds again.
-             superseded_by = NULL
+             session = coalesce(?6, session)
          WHERE id = ?1",
     )?
     .execute((id, now, record.importance, record.expires_ms, kind, &record.session))?;
+    // What is said again holds again.
     let says_when = record.valid_from_ms.is_some() || record.valid_to_ms.is_some();
     db.prepare_cached(
         "UPDATE records SET

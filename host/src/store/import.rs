@@ -314,7 +314,7 @@ fn insert(db: &Connection, new: &ImportRecord, now: u64) -> Result<RecordId, Fau
         &made,
     )?;
     let id = RecordId(db.last_insert_rowid());
-    put_tags(db, id, &made.tags)?;
+    records::put_tags(db, id, &made.tags)?;
     keywords::insert(db, id, &Terms::of(made.title.as_deref(), &made.text))?;
     forget_source(db, &made)?;
     Ok(id)
@@ -341,7 +341,7 @@ fn update(db: &Connection, old: &Record, new: &Record) -> Result<(), Fault> {
     )?;
     if old.tags != new.tags {
         records::remove_tags(db, old.id)?;
-        put_tags(db, old.id, &new.tags)?;
+        records::put_tags(db, old.id, &new.tags)?;
     }
     let said = |record: &Record| (record.layer, record.project.clone(), record.source.clone());
     if said(old) != said(new) || (&old.title, &old.text) != (&new.title, &new.text) {
@@ -374,14 +374,6 @@ fn write_row(db: &Connection, sql: &str, record: &Record) -> rusqlite::Result<()
         record.valid_from_ms,
         record.valid_to_ms,
     ])?;
-    Ok(())
-}
-
-fn put_tags(db: &Connection, id: RecordId, tags: &[String]) -> rusqlite::Result<()> {
-    let mut put = db.prepare_cached("INSERT INTO record_tags (record_id, tag) VALUES (?1, ?2)")?;
-    for tag in tags {
-        put.execute((id, tag))?;
-    }
     Ok(())
 }
 

@@ -57,7 +57,6 @@ pub use exclusive::Exclusive;
 pub use filter::Filter;
 pub use ids::IdSet;
 pub use import::{ImportDefaults, ImportRecord, Imported};
-pub use keywords::KeywordHit;
 pub use layer::Layer;
 pub use parity::ParityReference;
 pub use portable::{PortableRecord, PortableVector};

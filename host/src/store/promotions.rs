@@ -1,6 +1,7 @@
 //! Records on their way to the next layer: what a cycle has to weigh, what it moves, and what it leaves
 //! behind to explain and to undo that. What deserves to move is not decided here.
 mod history;
+mod merge;
 mod undo;
 
 pub use history::{CycleRecord, PromotionRecord};
@@ -9,13 +10,13 @@ pub use undo::{Skipped, Undone};
 use super::{
     Layer, RecordId, SpaceId, Store, StoreError,
     error::Fault,
-    records,
     vectors::{append_halves, dim, move_to},
 };
 use half::f16;
-use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use merge::merge;
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use serde::Serialize;
+use std::collections::{HashMap, HashSet};
 
 /// A record that may move to the next layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,7 +150,7 @@ impl Store {
             false => ("records INDEXED BY records_to_weigh", "access_count <> weighed_count"),
         };
         let condition = format!("{used} AND {MAY_MOVE} AND layer = ?2 AND id > ?3 ORDER BY id LIMIT {limit}");
-        self.read(|db| candidates(db, space, &select(from, &condition), (layer, after)))
+        self.read(|db| candidates(db, space, &select(from, &condition), (space, layer, after)))
     }
 
     /// These records as candidates, whether they were used or not; those of files, of no next layer and
@@ -158,13 +159,11 @@ impl Store {
     /// # Errors
     /// As [`Store::promotion_candidates`].
     pub fn as_candidates(&self, space: SpaceId, ids: &[RecordId]) -> Result<Vec<Candidate>, StoreError> {
-        let sql = select("records", &format!("{MAY_MOVE} AND layer = ?2 AND id = ?3"));
+        let sql = select("records", &format!("{MAY_MOVE} AND id = ?2"));
         self.read(|db| {
             let mut found = Vec::with_capacity(ids.len());
             for &id in ids {
-                for layer in Layer::ALL {
-                    found.extend(candidates(db, space, &sql, (layer, id))?);
-                }
+                found.extend(candidates(db, space, &sql, (space, id))?);
             }
             Ok(found)
         })
@@ -224,8 +223,8 @@ impl Store {
     /// What SQLite says.
     pub fn foresee_promotions(&self, moves: &[Move]) -> Result<Vec<Moved>, StoreError> {
         self.read(|db| {
-            // What moves on makes room for what comes after it.
-            let mut left = HashSet::new();
+            // What moves on makes room for what comes after it, and what is merged leads on.
+            let (mut left, mut merged) = (HashSet::new(), HashMap::new());
             let mut outcomes = Vec::with_capacity(moves.len());
             for it in moves {
                 outcomes.push(match current(db, it)? {
@@ -235,7 +234,11 @@ impl Store {
                             left.insert(it.id);
                             Moved::Moved
                         }
-                        Place::Same(_, into) => Moved::Merged { into },
+                        Place::Same(other, ulid) => {
+                            let into = merged.get(&other).cloned().unwrap_or(ulid);
+                            merged.insert(it.id, into.clone());
+                            Moved::Merged { into }
+                        }
                         Place::Outdated => Moved::Outdated,
                     },
                 });
@@ -298,11 +301,11 @@ fn candidates(
     db: &Connection,
     space: SpaceId,
     sql: &str,
-    (layer, id): (Layer, RecordId),
+    params: impl Params,
 ) -> Result<Vec<Candidate>, Fault> {
     let dim = dim(db, space)?;
     let mut found = db.prepare_cached(sql)?;
-    let mut rows = found.query((space, layer, id))?;
+    let mut rows = found.query(params)?;
     let mut candidates = Vec::new();
     while let Some(row) = rows.next()? {
         candidates.push(candidate(row, dim)?);
@@ -346,15 +349,7 @@ enum Place {
 
 /// `left` are records that do not count: they are on their way out.
 fn place(db: &Connection, id: RecordId, to: Layer, left: &HashSet<RecordId>) -> rusqlite::Result<Place> {
-    let mut same = db.prepare_cached(
-        "SELECT other.id, other.ulid, other.superseded_by
-         FROM records AS one JOIN records AS other
-           ON other.content_hash = one.content_hash AND other.project = one.project
-         WHERE one.id = ?1 AND other.layer = ?2 AND other.source_path IS NULL",
-    )?;
-    type Found = (RecordId, String, Option<RecordId>);
-    let found = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-    let mut other: Option<Found> = same.query_row((id, to), found).optional()?;
+    let mut other = same_in(db, id, to)?;
     // One that was merged leads to the one that is left; no chain of them is longer than there are layers.
     for _ in Layer::ALL {
         match other {
@@ -367,7 +362,7 @@ fn place(db: &Connection, id: RecordId, to: Layer, left: &HashSet<RecordId>) -> 
                      FROM records AS one JOIN records AS newer ON newer.content_hash = one.content_hash
                      WHERE one.id = ?1 AND newer.id = ?2",
                 )?;
-                match next.query_row((id, newer), found).optional()? {
+                match next.query_row((id, newer), same).optional()? {
                     Some(next) => other = Some(next),
                     None => return Ok(Place::Outdated),
                 }
@@ -375,6 +370,25 @@ fn place(db: &Connection, id: RecordId, to: Layer, left: &HashSet<RecordId>) -> 
         }
     }
     Ok(if other.is_none() { Place::Free } else { Place::Outdated })
+}
+
+/// A record that says the same as another one, its id for people, and what superseded it.
+type Same = (RecordId, String, Option<RecordId>);
+
+fn same(row: &Row<'_>) -> rusqlite::Result<Same> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+}
+
+/// What says the same in `layer`.
+fn same_in(db: &Connection, id: RecordId, layer: Layer) -> rusqlite::Result<Option<Same>> {
+    db.prepare_cached(
+        "SELECT other.id, other.ulid, other.superseded_by
+         FROM records AS one JOIN records AS other
+           ON other.content_hash = one.content_hash AND other.project = one.project
+         WHERE one.id = ?1 AND other.layer = ?2 AND other.source_path IS NULL",
+    )?
+    .query_row((id, layer), same)
+    .optional()
 }
 
 /// What a move changes of a record, as it was.
@@ -418,7 +432,10 @@ fn apply(db: &Connection, note: &CycleNote, cycle: &mut Option<i64>, it: &Move) 
             move_to(db, it.from, it.to, it.id)?;
             (Moved::Moved, None)
         }
-        Place::Same(into, ulid) => (Moved::Merged { into: ulid }, Some(merge(db, it, into)?)),
+        Place::Same(into, ulid) => {
+            let merged = merge(db, it, into, ulid.clone())?;
+            (Moved::Merged { into: ulid }, Some(merged))
+        }
     };
     let cycle = match *cycle {
         Some(cycle) => cycle,
@@ -466,104 +483,6 @@ fn stay(db: &Connection, it: &Stay) -> rusqlite::Result<()> {
     )?
     .execute((it.id, it.access_count, it.score, it.weighed))?;
     Ok(())
-}
-
-/// A record that was merged into another one, and what that changed there.
-#[derive(Serialize, Deserialize)]
-struct Merged {
-    into: i64,
-    ulid: String,
-    /// Accesses that were added.
-    added: u64,
-    /// Uses that were carried over.
-    #[serde(with = "bits")]
-    carried: f64,
-    before: Taken,
-    after: Taken,
-    /// Those that it did not have.
-    tags: Vec<String>,
-}
-
-/// What a record takes over of one that is merged into it.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-struct Taken {
-    last_access_ms: u64,
-    #[serde(with = "bits")]
-    importance: f64,
-    expires_ms: Option<u64>,
-    #[serde(with = "bits")]
-    carried: f64,
-    /// Where it moves on, what it took over is not to be told from its own any more.
-    moved_ms: Option<u64>,
-}
-
-/// Numbers as their bits: as decimals they would come back a little different.
-mod bits {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
-    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(number.to_bits())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        u64::deserialize(deserializer).map(f64::from_bits)
-    }
-}
-
-impl Taken {
-    fn of(db: &Connection, id: RecordId) -> rusqlite::Result<Option<Self>> {
-        db.prepare_cached(
-            "SELECT last_access_ms, importance, expires_ms, carried, moved_ms FROM records WHERE id = ?1",
-        )?
-        .query_row([id], |row| {
-            Ok(Self {
-                last_access_ms: row.get(0)?,
-                importance: row.get(1)?,
-                expires_ms: row.get(2)?,
-                carried: row.get(3)?,
-                moved_ms: row.get(4)?,
-            })
-        })
-        .optional()
-    }
-}
-
-/// Gives what is known of a record to the one that says the same in the other layer, which supersedes it.
-fn merge(db: &Connection, it: &Move, into: RecordId) -> Result<Merged, Fault> {
-    let before = Taken::of(db, into)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-    // The accesses that it takes over are not such that were made in its layer; but they are news of it, so
-    // it is weighed again.
-    db.prepare_cached(
-        "UPDATE records SET
-             last_access_ms = max(records.last_access_ms, one.last_access_ms),
-             access_count = records.access_count + one.access_count,
-             moved_count = records.moved_count + one.access_count,
-             carried = records.carried + ?3,
-             importance = max(records.importance, one.importance),
-             -- With NULL, which is never, max is NULL.
-             expires_ms = max(records.expires_ms, ?4)
-         FROM (SELECT last_access_ms, access_count, importance FROM records WHERE id = ?2) AS one
-         WHERE records.id = ?1",
-    )?
-    .execute((into, it.id, it.carried, it.expires_ms))?;
-    let missing = "SELECT tag FROM record_tags AS one WHERE record_id = ?2 AND NOT EXISTS (
-                       SELECT 1 FROM record_tags WHERE record_id = ?1 AND tag = one.tag)";
-    let mut tags = db.prepare_cached(missing)?;
-    let tags: Vec<String> =
-        tags.query_map((into, it.id), |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    let mut put = db.prepare_cached("INSERT INTO record_tags (record_id, tag) VALUES (?1, ?2)")?;
-    for tag in &tags {
-        put.execute((into, tag))?;
-    }
-    db.prepare_cached(
-        "UPDATE records SET superseded_by = ?2, weighed_count = access_count, score = ?3 WHERE id = ?1",
-    )?
-    .execute((it.id, into, it.score.value))?;
-    let after = Taken::of(db, into)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-    let ulid = records::read_record(db, into)?.map(|record| record.ulid).unwrap_or_default();
-    let (added, carried) = (it.access_count, it.carried);
-    Ok(Merged { into: into.0, ulid, added, carried, before, after, tags })
 }
 
 #[cfg(test)]

@@ -156,6 +156,20 @@ pub(super) fn remove(db: &Connection, id: RecordId) -> rusqlite::Result<bool> {
     Ok(true)
 }
 
+/// Gives a record these tags, beside those that it has.
+pub(super) fn put_tags<'a>(
+    db: &Connection,
+    id: RecordId,
+    tags: impl IntoIterator<Item = &'a String>,
+) -> rusqlite::Result<()> {
+    let mut put =
+        db.prepare_cached("INSERT INTO record_tags (record_id, tag) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
+    for tag in tags {
+        put.execute((id, tag))?;
+    }
+    Ok(())
+}
+
 pub(super) fn remove_tags(db: &Connection, id: RecordId) -> rusqlite::Result<()> {
     db.prepare_cached("DELETE FROM record_tags WHERE record_id = ?1")?.execute([id])?;
     Ok(())

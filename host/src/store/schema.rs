@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(store.check().unwrap(), Vec::<String>::new());
         let find = |query: &str| {
             let hits = store.find_words(&query_terms(query), None, 9).unwrap();
-            hits.iter().map(|hit| hit.id.0).collect::<Vec<_>>()
+            hits.iter().map(|hit| hit.0.0).collect::<Vec<_>>()
         };
         assert_eq!(
             (find("backup"), find("копий"), find("гаваней"), find("nodejs")),

@@ -211,7 +211,7 @@ fn replace(
                 add::insert(db, new, now)?.id
             }
         };
-        new.put_tags(db, id)?;
+        records::put_tags(db, id, &new.tags)?;
         new.put_vector(db, space, id)?;
     }
     for id in kept.left_over() {

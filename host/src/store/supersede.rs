@@ -53,7 +53,7 @@ fn newest(db: &Connection, id: RecordId, stop: Option<RecordId>) -> rusqlite::Re
 }
 
 /// A record is true until the one that replaces it is, at the latest.
-fn link(db: &Connection, old: RecordId, new: RecordId) -> rusqlite::Result<()> {
+pub(super) fn link(db: &Connection, old: RecordId, new: RecordId) -> rusqlite::Result<()> {
     db.prepare_cached(
         "UPDATE records SET
              superseded_by = better.id,
@@ -148,6 +148,12 @@ mod tests {
         // And without a word on the other.
         add(&f, note("b"));
         assert_eq!(true_at(&f, now_ms()), "ab");
+        // But not where it is still true: it stays replaced from then on.
+        let later = now_ms() + 1_000_000;
+        let c = add(&f, NewRecord { valid_from_ms: Some(later), ..replacing("c", vec![a]) });
+        add(&f, note("a"));
+        assert_eq!((get(&f, a).superseded_by, get(&f, a).valid_to_ms), (Some(get(&f, c).ulid), Some(later)));
+        f.store.forget(&[c]).unwrap();
         // Times that are given count.
         add(&f, NewRecord { valid_to_ms: Some(1), ..note("b") });
         assert_eq!(true_at(&f, now_ms()), "a");

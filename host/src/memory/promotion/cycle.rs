@@ -46,7 +46,7 @@ pub struct PromotionReport {
 }
 
 /// A record that stays where it is, for now.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Weighing {
     /// Its id for people.
     pub id: String,

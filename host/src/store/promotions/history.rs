@@ -1,5 +1,5 @@
 //! What was promoted, and why.
-use super::{Merged, Score};
+use super::{Score, merge::Merged};
 use crate::store::{Layer, Store, StoreError, error::Fault};
 use rusqlite::{Connection, Row};
 

@@ -172,6 +172,8 @@ fn what_says_the_same_in_the_next_layer_takes_over() {
     assert_eq!((left.access_count, left.last_access_ms, left.importance), (5, now + 9, 0.9));
     assert_eq!((left.tags, left.expires_ms), (strings(&["a", "b", "c"]), Some(now + 70_000)));
     assert_eq!(record(&f, one).superseded_by, Some(added[1].ulid.clone()));
+    let true_now = Filter { valid_at_ms: Some(now_ms()), ..Filter::default() };
+    assert_eq!(f.store.matching_ids(&true_now).unwrap().iter().collect::<Vec<_>>(), [other.index_id()]);
     // It took over two of four uses, and was used once itself.
     assert_eq!(f.store.as_candidates(space, &[one, other]).unwrap()[0].uses, 3.0);
     assert_eq!(f.store.promotion_history(1).unwrap()[0].moves[0].merged_into, Some(added[1].ulid.clone()));
@@ -205,6 +207,40 @@ fn what_says_the_same_in_the_next_layer_takes_over() {
 }
 
 #[test]
+fn what_takes_over_is_true_whenever_one_of_the_two_was() {
+    let f = Fixture::new();
+    let space = Some(f.space(2));
+    let now = now_ms();
+    let dated = |layer, valid_from_ms, valid_to_ms| NewRecord {
+        valid_from_ms,
+        valid_to_ms,
+        ..embedded("same", layer)
+    };
+    let is = |id| (record(&f, id).valid_from_ms, record(&f, id).valid_to_ms);
+    let records = vec![
+        dated(Layer::Interact, Some(now - 50), Some(now + 90_000)),
+        dated(Layer::Insights, Some(now - 70), Some(now - 60)),
+    ];
+    let added = f.store.add(space, records).unwrap();
+    let (one, other) = (added[0].id, added[1].id);
+    let before = f.store.dump();
+    apply(&f, vec![a_move(&f, one, None)]);
+    assert_eq!(is(other), (Some(now - 70), Some(now + 90_000)));
+    // Until the other one was, so that never are both.
+    assert_eq!(is(one), (Some(now - 50), Some(now - 70)));
+    f.store.undo_promotions(None, now).unwrap().unwrap();
+    assert_eq!(f.store.dump(), before);
+
+    // What has no end has none in the other, and an end that was set since stays.
+    f.store.add(space, vec![dated(Layer::Interact, Some(now - 50), None)]).unwrap();
+    apply(&f, vec![a_move(&f, one, None)]);
+    assert_eq!(is(other), (Some(now - 70), None));
+    f.store.add(space, vec![dated(Layer::Insights, None, Some(now + 1_000_000))]).unwrap();
+    f.store.undo_promotions(None, now).unwrap().unwrap();
+    assert_eq!((is(one).1, is(other).1), (None, Some(now + 1_000_000)));
+}
+
+#[test]
 fn who_leaves_a_layer_makes_room_and_who_was_merged_leads_on() {
     let f = Fixture::new();
     let space = f.space(2);
@@ -218,6 +254,13 @@ fn who_leaves_a_layer_makes_room_and_who_was_merged_leads_on() {
 
     let top = add(Layer::Assets);
     assert_eq!(apply(&f, vec![a_move(&f, middle.id, None)]).1, [Moved::Merged { into: top.ulid.clone() }]);
+    f.store.undo_promotions(None, now_ms()).unwrap().unwrap();
+    // Both at once: the other one has been merged by then.
+    let moves = vec![a_move(&f, middle.id, None), a_move(&f, low.id, None)];
+    let into_top = Moved::Merged { into: top.ulid.clone() };
+    assert_eq!(apply(&f, moves).1, [into_top.clone(), into_top]);
+    f.store.undo_promotions(None, now_ms()).unwrap().unwrap();
+    apply(&f, vec![a_move(&f, middle.id, None)]);
     // The merged one is still in insights.
     assert_eq!(apply(&f, vec![a_move(&f, low.id, None)]).1, [Moved::Merged { into: top.ulid.clone() }]);
     f.store.undo_promotions(None, now_ms()).unwrap().unwrap();

@@ -1,5 +1,9 @@
 //! Taking moves back.
-use super::{Merged, history::merged};
+use super::{
+    history::merged,
+    merge::{Merged, part},
+    same_in,
+};
 use crate::store::{Layer, RecordId, Store, StoreError, error::Fault, vectors::move_to};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
@@ -120,7 +124,7 @@ fn undo(db: &Connection, made: &Made, now_ms: u64) -> Result<Option<String>, Fau
         if layer != made.from || superseded_by != Some(RecordId(merged.into)) {
             return Ok(Some(format!("it is not superseded by {} any more", merged.ulid)));
         }
-        return part(db, made, merged);
+        return part(db, made.id, made.former_score, merged);
     }
     if layer != made.to || moved_ms != Some(made.at_ms) {
         return Ok(Some(format!("it is in {layer} now, and came there in another way")));
@@ -134,14 +138,7 @@ fn undo(db: &Connection, made: &Made, now_ms: u64) -> Result<Option<String>, Fau
     if made.former_expires_ms.is_some_and(|due| due <= now_ms) {
         return Ok(Some(format!("its time in {} is over, so it would be deleted at once", made.from)));
     }
-    let taken = db
-        .prepare_cached(
-            "SELECT 1 FROM records AS one JOIN records AS other
-               ON other.content_hash = one.content_hash AND other.project = one.project
-             WHERE one.id = ?1 AND other.layer = ?2 AND other.source_path IS NULL",
-        )?
-        .exists((made.id, made.from))?;
-    if taken {
+    if same_in(db, made.id, made.from)?.is_some() {
         return Ok(Some(format!("what says the same was stored in {} since", made.from)));
     }
     db.prepare_cached(
@@ -159,47 +156,5 @@ fn undo(db: &Connection, made: &Made, now_ms: u64) -> Result<Option<String>, Fau
         made.former_moved_ms,
     ])?;
     move_to(db, made.to, made.from, made.id)?;
-    Ok(None)
-}
-
-/// Takes a merge apart: what the other record took over and still has as it was goes back.
-fn part(db: &Connection, made: &Made, merged: &Merged) -> Result<Option<String>, Fault> {
-    let (before, after) = (&merged.before, &merged.after);
-    let parted = db
-        .prepare_cached(
-            "UPDATE records SET
-                 access_count = access_count - ?2,
-                 moved_count = moved_count - ?2,
-                 last_access_ms = iif(last_access_ms = ?3, ?4, last_access_ms),
-                 importance = iif(importance = ?5, ?6, importance),
-                 expires_ms = iif(expires_ms IS ?7, ?8, expires_ms),
-                 carried = iif(carried = ?9, ?10, carried - ?11)
-             WHERE id = ?1 AND access_count >= ?2 AND moved_ms IS ?12",
-        )?
-        .execute(params![
-            merged.into,
-            merged.added,
-            after.last_access_ms,
-            before.last_access_ms,
-            after.importance,
-            before.importance,
-            after.expires_ms,
-            before.expires_ms,
-            after.carried,
-            before.carried,
-            merged.carried,
-            after.moved_ms,
-        ])?;
-    if parted == 0 {
-        return Ok(Some(format!("{}, which it was merged into, has moved or changed since", merged.ulid)));
-    }
-    let mut drop_tag = db.prepare_cached("DELETE FROM record_tags WHERE record_id = ?1 AND tag = ?2")?;
-    for tag in &merged.tags {
-        drop_tag.execute((merged.into, tag))?;
-    }
-    db.prepare_cached(
-        "UPDATE records SET superseded_by = NULL, score = ?2, weighed_count = access_count WHERE id = ?1",
-    )?
-    .execute((made.id, made.former_score))?;
     Ok(None)
 }

@@ -461,7 +461,8 @@ impl World {
             stored.iter().map(|record| (record.id, record.ulid.clone())).collect();
         for record in stored {
             let it = &self.records[&record.id];
-            let superseded = it.superseded.map(|by| ulids[&by].clone());
+            // By nobody that can be named, where that one is gone.
+            let superseded = it.superseded.and_then(|by| ulids.get(&by).cloned());
             let Record { layer, access_count, last_access_ms, importance, expires_ms, superseded_by, .. } =
                 &record;
             let use_of_it = (*layer, *access_count, *last_access_ms);
