@@ -1,7 +1,9 @@
 //! Which plugin files the user vouches for: those that were installed, by name, and those that a project brings,
 //! by digest.
-use super::error::Refusal;
+use super::error::{PluginError, Refusal};
+use magray_plugin_api::manifest::ComponentManifest;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -79,4 +81,27 @@ pub struct Project {
     pub config: PathBuf,
     /// The plugin folders that only it names.
     pub folders: Vec<PathBuf>,
+}
+
+impl Project {
+    /// That the options, a JSON object, which it gives a component name no library: what a plugin loads by itself
+    /// passes no gate, and loads others from its folder, which no digest of it covers.
+    ///
+    /// # Errors
+    /// [`PluginError::NamesLibrary`].
+    pub fn check_options(&self, component: &ComponentManifest, options: &str) -> Result<(), PluginError> {
+        let options: Value = serde_json::from_str(options).unwrap_or_default();
+        let is_given =
+            |option: &str| options.get(option).is_some_and(|value| *value != "" && !value.is_null());
+        let mut properties = component.options["properties"].as_object().into_iter().flatten();
+        let named = properties.find(|(option, schema)| schema["format"] == "library" && is_given(option));
+        named.map_or(Ok(()), |(option, _)| {
+            Err(PluginError::NamesLibrary {
+                kind: component.kind,
+                name: component.name.clone(),
+                option: option.clone(),
+                config: self.config.clone(),
+            })
+        })
+    }
 }
