@@ -319,7 +319,7 @@ impl Plugins {
     /// Whether to load exactly the file that was hashed.
     fn trust(&self, file: &PluginFile) -> Result<bool, Refusal> {
         let pinned = self.vouched(file)?;
-        self.trials.check(file)?;
+        self.trials.check(file, pinned)?;
         Ok(pinned)
     }
 

@@ -49,15 +49,16 @@ impl Trials {
         Self { program, book: data_dir.join("plugins").join("trials.json") }
     }
 
-    /// Loads the file in a child process, unless this very file has passed or crashed there before.
-    pub(super) fn check(&self, file: &PluginFile) -> Result<(), Refusal> {
+    /// Loads the file in a child process, unless this very file has passed or crashed there before; one that is
+    /// pinned by its hash as it is loaded later.
+    pub(super) fn check(&self, file: &PluginFile, pinned: bool) -> Result<(), Refusal> {
         let Some(program) = &self.program else { return Ok(()) };
         let stamp = file.stamp()?;
         let mut book = self.read_book();
         if let Some(trial) = book.0.get(&file.path).filter(|trial| trial.stamp == stamp && !trial.explained) {
             return trial.refusal.clone().map_or(Ok(()), |refusal| Err(Refusal::Trial(refusal)));
         }
-        let result = run(program, &file.path);
+        let result = run(program, &file.linker_path(pinned));
         let refusal = result.as_ref().err().map(ToString::to_string);
         let explained = matches!(result, Err(Refusal::Trial(_)));
         book.0.insert(file.path.clone(), Trial { stamp, refusal, explained });
