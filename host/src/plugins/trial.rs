@@ -4,6 +4,7 @@ use super::{
     child::{self, End},
     error::Refusal,
     file::PluginFile,
+    trust::write_json,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -79,15 +80,7 @@ impl Trials {
     }
 
     fn write_book(&self, book: &Book) {
-        let written = || -> std::io::Result<()> {
-            let folder = self.book.parent().unwrap_or(Path::new("."));
-            fs::create_dir_all(folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            serde_json::to_writer_pretty(&mut file, book)?;
-            file.persist(&self.book)?;
-            Ok(())
-        };
-        if let Err(error) = written() {
+        if let Err(error) = write_json(&self.book, book) {
             tracing::debug!("cannot note plugin trials in {}: {error}", self.book.display());
         }
     }

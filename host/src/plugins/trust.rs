@@ -46,13 +46,7 @@ impl TrustBook {
     /// # Errors
     /// As the system says.
     pub fn write(&self, data_dir: &Path) -> io::Result<()> {
-        let path = Self::path(data_dir);
-        let folder = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        file.persist(&path)?;
-        Ok(())
+        write_json(&Self::path(data_dir), self)
     }
 
     /// That a file of the data folder's `plugins` is the one that was installed; one that was put there by hand
@@ -72,6 +66,16 @@ impl TrustBook {
         }
         Err(Refusal::Untrusted { path: path.to_owned(), config: config.to_owned() })
     }
+}
+
+/// Writes a file whole or not at all, and its folder where there is none.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    serde_json::to_writer_pretty(&mut file, value)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// A config file that is not in the user's own config folder, as that of a cloned repository.
