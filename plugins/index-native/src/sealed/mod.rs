@@ -122,26 +122,16 @@ impl Sealed {
         Some(order[at] as usize)
     }
 
-    /// The places of those of `ids`, ascending, that are there.
-    pub(crate) fn find_all(&self, ids: impl Iterator<Item = u64>) -> Vec<u32> {
-        // A place has a number of 32 bits: a file with more is refused.
-        if self.lists() > 0 {
-            return ids.filter_map(|id| self.find(id)).map(|place| place as u32).collect();
+    /// The places of those of `wanted`, ascending, that are there. A place has a number of 32 bits: a file with
+    /// more is refused.
+    pub(crate) fn find_all(&self, wanted: impl Iterator<Item = u64>) -> Vec<u32> {
+        let ids = self.ids();
+        if self.lists() == 0 {
+            return positions(&ids[..self.rows()], |&id| id, wanted).map(|at| at as u32).collect();
         }
-        let held = &self.ids()[..self.rows()];
-        let mut at = 0;
-        // Both ascend: from where the one before was, in steps that double, it is near.
-        ids.filter_map(|id| {
-            let rest = &held[at..];
-            let mut step = 1;
-            while rest.get(step).is_some_and(|&other| other < id) {
-                step *= 2;
-            }
-            let begin = step / 2;
-            at += begin + rest[begin..rest.len().min(step + 1)].partition_point(|&other| other < id);
-            (held.get(at) == Some(&id)).then_some(at as u32)
-        })
-        .collect()
+        let order: &[u32] = self.container.part(Part::Order);
+        let id_of = |&place: &u32| ids.get(place as usize).copied().unwrap_or(u64::MAX);
+        positions(order, id_of, wanted).map(|at| order[at]).collect()
     }
 
     /// Reads the vector at `place` into `out`, and what makes its length 1 under cosine, else 1.
@@ -171,4 +161,25 @@ impl Sealed {
     pub(crate) fn scanned(&self) -> Scanned {
         self.container.shape().scanned
     }
+}
+
+/// Where those of `wanted`, ascending, lie among some that ascend by their ids.
+fn positions<T>(
+    sorted: &[T],
+    id_of: impl Fn(&T) -> u64,
+    wanted: impl Iterator<Item = u64>,
+) -> impl Iterator<Item = usize> {
+    let mut at = 0;
+    // From where the one before was, in steps that double, it is near.
+    wanted.filter_map(move |id| {
+        let rest = &sorted[at..];
+        let mut step = 1;
+        while rest.get(step).is_some_and(|other| id_of(other) < id) {
+            step *= 2;
+        }
+        let begin = step / 2;
+        at += begin + rest[begin..rest.len().min(step + 1)].partition_point(|other| id_of(other) < id);
+        // The id of a place without a row, and what a damaged order would read as, is never there.
+        sorted.get(at).is_some_and(|other| id_of(other) == id && id != u64::MAX).then_some(at)
+    })
 }
