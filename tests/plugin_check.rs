@@ -103,6 +103,24 @@ fn what_it_cannot_do_is_skipped() {
     for (name, outcome) in wanted {
         assert!(outcomes.contains(&(&name.into(), &outcome.into())), "{outcomes:?}");
     }
+    let component = |options: &str| {
+        testkit::Component::linked(&magray_faulty_plugin::PLUGIN, Embedder, "faulty", options)
+            .report(testkit::Settings::default())
+    };
+    let (vectors, pairs) = (component("{}"), component("{\"fault\": \"judges_pairs\"}"));
+    pairs.assert();
+    let skipped = |report: &testkit::Report, name: &str| {
+        let check = report.checks.iter().find(|check| check.name == name).expect("the check");
+        matches!(check.outcome, testkit::Outcome::Skipped(_))
+    };
+    for (name, is_of_vectors) in [("unit-vectors", true), ("fuzz", true), ("judges-pairs", false)] {
+        assert_eq!(
+            (skipped(&vectors, name), skipped(&pairs, name)),
+            (!is_of_vectors, is_of_vectors),
+            "{name}"
+        );
+    }
+    assert!(!skipped(&pairs, "healthy") && !skipped(&pairs, "counts-tokens"), "{pairs}");
 }
 
 #[test]

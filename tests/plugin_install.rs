@@ -1,5 +1,5 @@
 //! Installing, removing and trusting plugins.
-use crate::support::{CHAOS, FAULTY, Home, LRU, Ran, built};
+use crate::support::{CHAOS, FAULTY, Home, LRU, ONNX, Ran, built};
 use std::{fs, path::Path};
 
 fn text(path: &Path) -> &str {
@@ -94,4 +94,33 @@ fn a_project_cannot_make_the_program_load_its_library() {
     // Where the book cannot be read nothing is vouched for.
     fs::write(home.data().join("plugins/trust.json"), "{").expect("damage");
     with(&["add", "a third text"]).expect(3).says(&["trust.json", "cannot be read"]);
+}
+
+#[test]
+fn a_project_cannot_name_a_library_that_a_plugin_loads() {
+    let home = Home::new();
+    home.install(ONNX);
+    let config = |options: &str| {
+        format!(
+            "[ai.embedding]\nprofile = \"onnx\"\n[ai.embedding.profiles.onnx]\nplugin = \"onnx\"\n\
+             options = {{ model = \"nowhere\"{options} }}\n"
+        )
+    };
+    let named = config(", runtime = \"clone/libonnxruntime.so\"");
+    let project = home.file("clone/magray.toml", &named);
+    let with = |args: &[&str]| home.run(&[&["--config", text(&project)], args].concat());
+    with(&["add", "a text"]).expect(3).says(&["clone/magray.toml", "'onnx'", "its option 'runtime'"]);
+    with(&["plugin", "check", "onnx"]).expect(3).says(&["its option 'runtime'"]);
+    // The plugin itself is asked where the config names none, or is the user's own: by its name, or by a link.
+    let nowhere = ["nowhere"];
+    fs::write(&project, config(", runtime = \"\"")).expect("the config");
+    with(&["add", "a text"]).expect(3).says(&nowhere);
+    let own = home.file(".config/magray/config.toml", &named);
+    home.run(&["add", "a text"]).expect(3).says(&nowhere);
+    #[cfg(unix)]
+    {
+        fs::rename(&own, home.path().join("dotfile")).expect("moved");
+        std::os::unix::fs::symlink(home.path().join("dotfile"), &own).expect("a link");
+        home.run(&["add", "a text"]).expect(3).says(&nowhere);
+    }
 }

@@ -44,25 +44,21 @@ impl Server {
     /// `timeout_ms`; so it runs on a thread of its own, and the caller is let go.
     pub(crate) fn embed(&self, cx: &dyn CallContext, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let body = self.body(texts);
-        let mut wait = FIRST_WAIT;
-        for attempt in 0.. {
+        let mut waits = (0..self.options.retries).map(|attempt| FIRST_WAIT * 2_u32.pow(attempt));
+        loop {
             cx.check()?;
             let failure = match self.request(cx, &body, texts.len()) {
                 Ok(vectors) => return Ok(vectors),
                 Err(failure) => failure,
             };
-            let Some(asked) = failure.again.filter(|_| attempt < self.options.retries) else {
-                return Err(failure.error);
-            };
+            let (Some(asked), Some(wait)) = (failure.again, waits.next()) else { return Err(failure.error) };
             let pause = asked.unwrap_or(wait).min(LONGEST_WAIT);
             if cx.remaining().is_some_and(|left| left <= pause) {
                 return Err(failure.error);
             }
             tracing::debug!("{}; asking again in {} ms", failure.error.message(), pause.as_millis());
             sleep(cx, pause)?;
-            wait *= 2;
         }
-        unreachable!("the loop ends by a return")
     }
 
     fn body(&self, texts: &[&str]) -> Vec<u8> {

@@ -34,7 +34,7 @@ use crate::{
     embedding::EmbeddingError,
     engine::{self, Engine, EngineError, ModelOrigins, Setup},
     models::{HubError, ModelError},
-    plugins::PluginError,
+    plugins::{PluginError, Project},
     resources::gpu::GpuError,
     store::StoreError,
 };
@@ -253,11 +253,12 @@ fn setup(global: &Global, terminal: &Terminal) -> Result<Setup, Failure> {
         ModelOrigins { profile: origin("ai.embedding.profile"), model: origin("ai.embedding.model_name") };
     let is_set = memory::is_set(&resolved);
     let own = settings::user_file(|name| env::var_os(name).map(PathBuf::from));
-    let project = match resolved.origin("plugins.path") {
-        Some(Origin::File { path, .. }) if !is_beside(path, own.as_deref()) => Some(path.to_path_buf()),
-        _ => None,
-    };
+    let names_folders = matches!(resolved.origin("plugins.path"), Some(Origin::File { .. }));
     let config = resolved.config;
+    let project = resolved.file.filter(|file| !is_beside(file, own.as_deref())).map(|file| {
+        let folders = config.plugins.path.iter().filter(|_| names_folders);
+        Project { config: file, folders: folders.map(|folder| folder.as_path().to_owned()).collect() }
+    });
     let data_dir = global.data_dir.clone().or_else(engine::default_data_dir).ok_or_else(|| {
         Failure::Usage("there is no home folder to keep data in; give --data-dir or set MAGRAY_HOME".into())
     })?;
@@ -272,10 +273,11 @@ fn setup(global: &Global, terminal: &Terminal) -> Result<Setup, Failure> {
     Ok(Setup { config, origins, data_dir, plugin_dirs, project, executable: env::current_exe().ok() })
 }
 
-/// Whether a file lies in the folder of another one, or below.
+/// Whether a file lies in the folder of another one, or below. Where a link in that folder leads does not matter.
 fn is_beside(file: &Path, other: Option<&Path>) -> bool {
-    let folder = other.and_then(Path::parent).and_then(|folder| folder.canonicalize().ok());
-    folder.is_some_and(|folder| file.canonicalize().is_ok_and(|file| file.starts_with(folder)))
+    let folder = |file: &Path| std::path::absolute(file).ok()?.parent()?.canonicalize().ok();
+    let other = other.and_then(folder);
+    other.is_some_and(|other| folder(file).is_some_and(|folder| folder.starts_with(other)))
 }
 
 /// The engine for a command that writes.

@@ -21,8 +21,8 @@ pub struct Setup {
     pub data_dir: PathBuf,
     /// Plugin folders named by flag or environment, before those of the config.
     pub plugin_dirs: Vec<PathBuf>,
-    /// The config file that names plugin folders, where it is not in the user's own config folder.
-    pub project: Option<PathBuf>,
+    /// The config file and the plugin folders that it names, where it is not in the user's own config folder.
+    pub project: Option<Project>,
     /// `magray` itself: plugins beside it are found, and it is run to try unknown ones.
     pub executable: Option<PathBuf>,
 }
@@ -63,7 +63,11 @@ impl Setup {
     /// As [`Setup::plugins`], of other folders.
     pub fn plugins_of(&self, folders: Vec<PathBuf>) -> Plugins {
         let settings = &self.config.plugins;
-        let project = self.project.clone().map(|config| Project { config, folders: self.project_folders() });
+        let project = self.project.clone().map(|mut project| {
+            let usual = [self.plugin_dirs.clone(), self.usual_folders()].concat();
+            project.folders.retain(|folder| !usual.contains(folder));
+            project
+        });
         let options = PluginOptions {
             project,
             folders,
@@ -95,13 +99,6 @@ impl Setup {
         let component = &selected.profile.plugin;
         let options = selected.options_json(&plugins.options_schema(ComponentKind::CachePolicy, component)?);
         plugins.cache_policy(component, &options)
-    }
-
-    /// The plugin folders that the config alone names.
-    fn project_folders(&self) -> Vec<PathBuf> {
-        let named = self.config.plugins.path.iter().map(|folder| folder.as_path().to_owned());
-        let usual = [self.plugin_dirs.clone(), self.usual_folders()].concat();
-        named.filter(|folder| !usual.contains(folder)).collect()
     }
 
     /// Where plugins are looked for, the most important first.

@@ -53,13 +53,14 @@ impl PluginFile {
         Ok(format!("{}-{}-{inode}", metadata.len(), modified.as_nanos()))
     }
 
-    /// The path to give to the linker. Where the file is pinned by its hash it is that of the open
-    /// file, if the system has one, so that a file swapped after it was hashed is not the one
+    /// The path to give to the linker, of this process or of a child. Where the file is pinned by its hash it is
+    /// that of the open file, if the system has one, so that a file swapped after it was hashed is not the one
     /// loaded; otherwise the real path, so that the library finds others beside it.
     pub(super) fn linker_path(&self, pinned: bool) -> PathBuf {
         #[cfg(target_os = "linux")]
         if pinned {
-            return format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file)).into();
+            let number = std::os::fd::AsRawFd::as_raw_fd(&self.file);
+            return format!("/proc/{}/fd/{number}", std::process::id()).into();
         }
         let _ = pinned;
         self.path.clone()

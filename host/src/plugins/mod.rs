@@ -172,7 +172,7 @@ impl Plugins {
     /// # Errors
     /// [`PluginError`].
     pub fn embedder(&self, name: &str, options: &str) -> Result<Box<dyn Embedder>, PluginError> {
-        self.make(ComponentKind::Embedder, name, |handle| handle.embedder(name, options))
+        self.make(ComponentKind::Embedder, name, options, |handle| handle.embedder(name, options))
     }
 
     /// Makes the index backend `name`, empty or from the files in `dir`.
@@ -186,7 +186,7 @@ impl Plugins {
         spec: IndexSpec,
         dir: Option<&Path>,
     ) -> Result<Box<dyn VectorIndex>, PluginError> {
-        self.make(ComponentKind::Index, name, |handle| handle.index(name, options, spec, dir))
+        self.make(ComponentKind::Index, name, options, |handle| handle.index(name, options, spec, dir))
     }
 
     /// Makes an empty index by a backend that is linked in, whatever libraries there are.
@@ -214,7 +214,7 @@ impl Plugins {
     /// # Errors
     /// [`PluginError`].
     pub fn cache_policy(&self, name: &str, options: &str) -> Result<ContainedPolicy, PluginError> {
-        self.make(ComponentKind::CachePolicy, name, |handle| handle.cache_policy(name, options))
+        self.make(ComponentKind::CachePolicy, name, options, |handle| handle.cache_policy(name, options))
     }
 
     /// The manifest of the plugin that a component is made by; loads it.
@@ -231,23 +231,20 @@ impl Plugins {
     /// # Errors
     /// [`PluginError`].
     pub fn options_schema(&self, kind: ComponentKind, name: &str) -> Result<String, PluginError> {
-        let mut components = self.provider(kind, name)?.components.iter();
-        let component = components.find(|component| component.kind == kind && component.name == name);
+        let (entry, _) = self.choose(kind, name)?;
+        let component = entry.component(kind, name);
         Ok(component.map_or_else(|| "{}".to_owned(), |component| component.options.to_string()))
     }
 
     /// What the plugins offer of a kind, by their manifests; loads none.
     pub fn offered(&self, kind: ComponentKind) -> impl Iterator<Item = &ComponentManifest> {
-        let manifests = self.entries.iter().filter_map(|entry| entry.manifest.as_ref());
-        manifests.flat_map(|manifest| &manifest.components).filter(move |component| component.kind == kind)
+        self.entries.iter().flat_map(Entry::components).filter(move |component| component.kind == kind)
     }
 
     /// That there is no such component.
     pub fn unknown(&self, kind: ComponentKind, name: &str) -> PluginError {
-        let known: BTreeSet<_> = self.entries.iter().flat_map(Entry::components).collect();
-        let known: Vec<_> =
-            known.into_iter().filter(|offered| offered.0 == kind).map(|offered| offered.1).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let known: BTreeSet<_> = self.offered(kind).map(|component| component.name.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { Vec::from_iter(known).join(", ") };
         PluginError::Unknown { kind, name: name.to_owned(), known }
     }
 
@@ -255,9 +252,13 @@ impl Plugins {
         &self,
         kind: ComponentKind,
         name: &str,
+        options: &str,
         make: impl Fn(&PluginHandle) -> magray_plugin_api::Result<T>,
     ) -> Result<T, PluginError> {
         let (entry, handle) = self.choose(kind, name)?;
+        if let (Some(project), Some(component)) = (&self.options.project, entry.component(kind, name)) {
+            project.check_options(component, options)?;
+        }
         let failed =
             |error| PluginError::Call { kind, name: name.to_owned(), origin: entry.describe(), error };
         make(&handle).map_err(failed)
@@ -318,7 +319,7 @@ impl Plugins {
     /// Whether to load exactly the file that was hashed.
     fn trust(&self, file: &PluginFile) -> Result<bool, Refusal> {
         let pinned = self.vouched(file)?;
-        self.trials.check(file)?;
+        self.trials.check(file, pinned)?;
         Ok(pinned)
     }
 
@@ -374,13 +375,16 @@ impl Entry {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn components(&self) -> impl Iterator<Item = (ComponentKind, &str)> {
-        let components = self.manifest.iter().flat_map(|manifest| &manifest.components);
-        components.map(|component| (component.kind, component.name.as_str()))
+    fn components(&self) -> impl Iterator<Item = &ComponentManifest> {
+        self.manifest.iter().flat_map(|manifest| &manifest.components)
+    }
+
+    fn component(&self, kind: ComponentKind, name: &str) -> Option<&ComponentManifest> {
+        self.components().find(|component| component.kind == kind && component.name == name)
     }
 
     fn offers(&self, kind: ComponentKind, name: &str) -> bool {
-        self.components().any(|offered| offered == (kind, name))
+        self.component(kind, name).is_some()
     }
 
     fn describe(&self) -> String {

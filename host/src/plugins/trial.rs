@@ -4,6 +4,7 @@ use super::{
     child::{self, End},
     error::Refusal,
     file::PluginFile,
+    trust::write_json,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -49,15 +50,16 @@ impl Trials {
         Self { program, book: data_dir.join("plugins").join("trials.json") }
     }
 
-    /// Loads the file in a child process, unless this very file has passed or crashed there before.
-    pub(super) fn check(&self, file: &PluginFile) -> Result<(), Refusal> {
+    /// Loads the file in a child process, unless this very file has passed or crashed there before; one that is
+    /// pinned by its hash as it is loaded later.
+    pub(super) fn check(&self, file: &PluginFile, pinned: bool) -> Result<(), Refusal> {
         let Some(program) = &self.program else { return Ok(()) };
         let stamp = file.stamp()?;
         let mut book = self.read_book();
         if let Some(trial) = book.0.get(&file.path).filter(|trial| trial.stamp == stamp && !trial.explained) {
             return trial.refusal.clone().map_or(Ok(()), |refusal| Err(Refusal::Trial(refusal)));
         }
-        let result = run(program, &file.path);
+        let result = run(program, &file.linker_path(pinned));
         let refusal = result.as_ref().err().map(ToString::to_string);
         let explained = matches!(result, Err(Refusal::Trial(_)));
         book.0.insert(file.path.clone(), Trial { stamp, refusal, explained });
@@ -78,15 +80,7 @@ impl Trials {
     }
 
     fn write_book(&self, book: &Book) {
-        let written = || -> std::io::Result<()> {
-            let folder = self.book.parent().unwrap_or(Path::new("."));
-            fs::create_dir_all(folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            serde_json::to_writer_pretty(&mut file, book)?;
-            file.persist(&self.book)?;
-            Ok(())
-        };
-        if let Err(error) = written() {
+        if let Err(error) = write_json(&self.book, book) {
             tracing::debug!("cannot note plugin trials in {}: {error}", self.book.display());
         }
     }

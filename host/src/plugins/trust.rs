@@ -1,7 +1,9 @@
 //! Which plugin files the user vouches for: those that were installed, by name, and those that a project brings,
 //! by digest.
-use super::error::Refusal;
+use super::error::{PluginError, Refusal};
+use magray_plugin_api::manifest::ComponentManifest;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -44,13 +46,7 @@ impl TrustBook {
     /// # Errors
     /// As the system says.
     pub fn write(&self, data_dir: &Path) -> io::Result<()> {
-        let path = Self::path(data_dir);
-        let folder = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer_pretty(&mut file, self)?;
-        file.persist(&path)?;
-        Ok(())
+        write_json(&Self::path(data_dir), self)
     }
 
     /// That a file of the data folder's `plugins` is the one that was installed; one that was put there by hand
@@ -72,6 +68,16 @@ impl TrustBook {
     }
 }
 
+/// Writes a file whole or not at all, and its folder where there is none.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    serde_json::to_writer_pretty(&mut file, value)?;
+    file.persist(path)?;
+    Ok(())
+}
+
 /// A config file that is not in the user's own config folder, as that of a cloned repository.
 #[derive(Clone, Debug)]
 pub struct Project {
@@ -79,4 +85,27 @@ pub struct Project {
     pub config: PathBuf,
     /// The plugin folders that only it names.
     pub folders: Vec<PathBuf>,
+}
+
+impl Project {
+    /// That the options, a JSON object, which it gives a component name no library: what a plugin loads by itself
+    /// passes no gate, and loads others from its folder, which no digest of it covers.
+    ///
+    /// # Errors
+    /// [`PluginError::NamesLibrary`].
+    pub fn check_options(&self, component: &ComponentManifest, options: &str) -> Result<(), PluginError> {
+        let options: Value = serde_json::from_str(options).unwrap_or_default();
+        let is_given =
+            |option: &str| options.get(option).is_some_and(|value| *value != "" && !value.is_null());
+        let mut properties = component.options["properties"].as_object().into_iter().flatten();
+        let named = properties.find(|(option, schema)| schema["format"] == "library" && is_given(option));
+        named.map_or(Ok(()), |(option, _)| {
+            Err(PluginError::NamesLibrary {
+                kind: component.kind,
+                name: component.name.clone(),
+                option: option.clone(),
+                config: self.config.clone(),
+            })
+        })
+    }
 }

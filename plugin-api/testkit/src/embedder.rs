@@ -2,7 +2,7 @@ use crate::{
     Asks, Checked, Cx, DESCRIBES, HEALTHY, MEMORY, Outcome, POLLS, Polled, Report, Run, Settings,
     TUNE_UNKNOWN, describes, ensure, healthy, memory, polls, random::Random, refused, tune_unknown,
 };
-use magray_plugin_api::{Embedder, ErrorCode, Role};
+use magray_plugin_api::{Embedder, ErrorCode, Result, Role};
 
 /// How far two computations of one number of a unit vector may be apart.
 const TOLERANCE: f32 = 1e-3;
@@ -18,16 +18,27 @@ pub fn embedder(embedder: &dyn Embedder) -> Report {
 }
 
 pub(crate) fn run(run: &mut Run<'_>, embedder: &dyn Embedder) {
-    for &(name, asks, check) in CHECKS {
+    for &(name, asks, check) in CHECKS.iter().chain(OF_PAIRS) {
         run.check((name, asks), || check(embedder));
     }
+    // Looked at only where a check fails, so that what makes vectors is asked for nothing else.
+    let of_vectors = |checked: Checked| match checked {
+        Err(Outcome::Failed(_)) if makes_no_vectors(embedder) => {
+            Err(Outcome::Skipped("its model judges pairs of texts and makes no vectors".into()))
+        }
+        other => other,
+    };
+    for &(name, asks, check) in OF_VECTORS {
+        run.check((name, asks), || of_vectors(check(embedder)));
+    }
     let settings = run.settings;
-    run.check(MEMORY, || memory::stays(settings, || passages(embedder, &TEXTS).map(drop)));
-    run.check(FUZZ, || fuzz(embedder, settings.seed));
+    run.check(MEMORY, || of_vectors(memory::stays(settings, || passages(embedder, &TEXTS).map(drop))));
+    run.check(FUZZ, || of_vectors(fuzz(embedder, settings.seed)));
 }
 
 pub(crate) fn asks() -> impl Iterator<Item = Asks> {
-    CHECKS.iter().map(|&(name, asks, _)| (name, asks)).chain([MEMORY, FUZZ])
+    let all = CHECKS.iter().chain(OF_PAIRS).chain(OF_VECTORS);
+    all.map(|&(name, asks, _)| (name, asks)).chain([MEMORY, FUZZ])
 }
 
 const FUZZ: Asks = ("fuzz", "random texts in random batches get the vectors that they get alone");
@@ -41,6 +52,19 @@ const CHECKS: &[Entry] = &[
     (DESCRIBES.0, DESCRIBES.1, |embedder| describes(&embedder.describe())),
     (TUNE_UNKNOWN.0, TUNE_UNKNOWN.1, |embedder| tune_unknown(|name, value| embedder.tune(name, value))),
     ("warms-up", "warm_up() succeeds, also a second time", warms_up),
+    ("counts-tokens", "count_tokens() counts each text alone, up to max_tokens", counts_tokens),
+    ("count-refuses-wrong-length", "count_tokens() into another length gives INVALID_INPUT", count_refuses),
+];
+
+/// Skipped where the model makes vectors.
+const OF_PAIRS: &[Entry] = &[
+    ("judges-pairs", "rerank() gives a passage a score from 0 to 1, whatever others there are", judges_pairs),
+    ("rerank-refuses-wrong-length", "rerank() into another length gives INVALID_INPUT", rerank_refuses),
+    ("rerank-cancels", "rerank() under a cancelled context gives CANCELLED", rerank_cancels),
+];
+
+/// Skipped where the model judges pairs of texts.
+const OF_VECTORS: &[Entry] = &[
     ("writes-every-number", "every number of out is written and finite", writes_every_number),
     ("unit-vectors", "a vector has length 1, or is zero for a text without a token", unit_vectors),
     ("tells-texts-apart", "texts that have nothing in common get different vectors", tells_texts_apart),
@@ -54,8 +78,6 @@ const CHECKS: &[Entry] = &[
     ("keeps-deadline", "a passed deadline gives DEADLINE", keeps_deadline),
     (POLLS.0, POLLS.1, asks_while_it_works),
     ("concurrent", "calls from four threads at once get what one gets", concurrent),
-    ("counts-tokens", "count_tokens() counts each text alone, up to max_tokens", counts_tokens),
-    ("count-refuses-wrong-length", "count_tokens() into another length gives INVALID_INPUT", count_refuses),
     ("takes-any-text", "every text is taken: empty, long, control characters, emoji", takes_any_text),
 ];
 
@@ -111,6 +133,62 @@ fn names_its_device(embedder: &dyn Embedder) -> Checked {
 fn warms_up(embedder: &dyn Embedder) -> Checked {
     embedder.warm_up(&Cx::free())?;
     Ok(embedder.warm_up(&Cx::free())?)
+}
+
+/// A score for each passage; one that the embedder does not write is NaN.
+fn rerank(embedder: &dyn Embedder, cx: &Cx, passages: &[&str]) -> Result<Vec<f32>> {
+    let mut scores = vec![f32::NAN; passages.len()];
+    embedder.rerank(cx, "where did the cat sit", passages, &mut scores)?;
+    Ok(scores)
+}
+
+fn is_unsupported<T>(result: &Result<T>) -> bool {
+    result.as_ref().is_err_and(|error| error.code() == ErrorCode::UNSUPPORTED)
+}
+
+fn judges(embedder: &dyn Embedder) -> Checked {
+    if is_unsupported(&rerank(embedder, &Cx::free(), &TEXTS[..1])) {
+        return Err(Outcome::Skipped("its model does not judge pairs of texts".into()));
+    }
+    Ok(())
+}
+
+fn makes_no_vectors(embedder: &dyn Embedder) -> bool {
+    let mut out = vec![0.0; embedder.info().dim];
+    let embedded = embedder.embed(&Cx::free(), &TEXTS[..1], Role::Passage, &mut out);
+    is_unsupported(&embedded) && judges(embedder).is_ok()
+}
+
+fn judges_pairs(embedder: &dyn Embedder) -> Checked {
+    judges(embedder)?;
+    let cx = Cx::free();
+    rerank(embedder, &cx, &[])?;
+    let mut passages = TEXTS[..embedder.info().max_batch.min(TEXTS.len())].to_vec();
+    let scores = rerank(embedder, &cx, &passages)?;
+    ensure!(scores.iter().all(|score| (0.0..=1.0).contains(score)), "not all from 0 to 1: {scores:?}");
+    for (passage, score) in passages.iter().zip(&scores) {
+        let alone = rerank(embedder, &cx, &[passage])?;
+        ensure!(same(&alone, &[*score]), "{passage:?} gets {score}, and alone {}", alone[0]);
+    }
+    passages.reverse();
+    let mut reversed = rerank(embedder, &cx, &passages)?;
+    reversed.reverse();
+    ensure!(same(&scores, &reversed), "{scores:?}, and in reverse order {reversed:?}");
+    Ok(())
+}
+
+fn rerank_refuses(embedder: &dyn Embedder) -> Checked {
+    judges(embedder)?;
+    for length in [0, 2] {
+        let result = embedder.rerank(&Cx::free(), "a query", &TEXTS[..1], &mut vec![0.0; length]);
+        refused(&format!("one passage into {length} scores"), ErrorCode::INVALID_INPUT, result)?;
+    }
+    Ok(())
+}
+
+fn rerank_cancels(embedder: &dyn Embedder) -> Checked {
+    judges(embedder)?;
+    refused("rerank", ErrorCode::CANCELLED, rerank(embedder, &Cx::cancelled(), &TEXTS[..1]))
 }
 
 fn writes_every_number(embedder: &dyn Embedder) -> Checked {

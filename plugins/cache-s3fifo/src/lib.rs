@@ -6,7 +6,7 @@
 mod ghosts;
 
 use ghosts::Ghosts;
-use magray_cache::{Entries, Slot, hash};
+use magray_cache::{Entries, Slot, TTL_SECONDS, hash, ttl_schema};
 use magray_plugin_api::{
     CachePolicy, Component, CreateCachePolicy, Error, ErrorCode, Host, MemoryUse, Plugin, Result,
 };
@@ -33,7 +33,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ttl_seconds: 3 * 24 * 60 * 60, small_percent: 10 }
+        Self { ttl_seconds: TTL_SECONDS, small_percent: 10 }
     }
 }
 
@@ -55,20 +55,21 @@ pub struct S3Fifo {
 
 impl CreateCachePolicy for S3Fifo {
     type Options = Options;
-    const OPTIONS_SCHEMA: &'static str = r#"{
+    const OPTIONS_SCHEMA: &'static str = concat!(
+        r#"{
   "type": "object",
   "properties": {
-    "ttl_seconds": {
-      "type": "integer", "minimum": 0, "default": 259200,
-      "description": "seconds after which an entry is out of date; 0 for never"
-    },
+    "#,
+        ttl_schema!(),
+        r#",
     "small_percent": {
       "type": "integer", "minimum": 1, "maximum": 99, "default": 10,
       "description": "share of the cache for what is new"
     }
   },
   "additionalProperties": false
-}"#;
+}"#
+    );
 
     fn create(options: Options, _host: &'static dyn Host) -> Result<Self> {
         if !(1..=99).contains(&options.small_percent) {

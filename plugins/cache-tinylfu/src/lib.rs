@@ -11,7 +11,7 @@ mod climb;
 mod sketch;
 
 use climb::Climb;
-use magray_cache::{Entries, Slot, hash};
+use magray_cache::{Entries, Slot, TTL_SECONDS, hash, ttl_schema};
 use magray_plugin_api::{
     CachePolicy, Component, CreateCachePolicy, Error, ErrorCode, Host, MemoryUse, Plugin, Result,
 };
@@ -41,7 +41,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ttl_seconds: 3 * 24 * 60 * 60, window_percent: 20, adaptive: true }
+        Self { ttl_seconds: TTL_SECONDS, window_percent: 20, adaptive: true }
     }
 }
 
@@ -63,13 +63,13 @@ pub struct TinyLfu {
 
 impl CreateCachePolicy for TinyLfu {
     type Options = Options;
-    const OPTIONS_SCHEMA: &'static str = r#"{
+    const OPTIONS_SCHEMA: &'static str = concat!(
+        r#"{
   "type": "object",
   "properties": {
-    "ttl_seconds": {
-      "type": "integer", "minimum": 0, "default": 259200,
-      "description": "seconds after which an entry is out of date; 0 for never"
-    },
+    "#,
+        ttl_schema!(),
+        r#",
     "window_percent": {
       "type": "integer", "minimum": 1, "maximum": 99, "default": 20,
       "description": "share of the cache for what is new; where it is adaptive, at first"
@@ -80,7 +80,8 @@ impl CreateCachePolicy for TinyLfu {
     }
   },
   "additionalProperties": false
-}"#;
+}"#
+    );
 
     fn create(options: Options, _host: &'static dyn Host) -> Result<Self> {
         if !(1..=99).contains(&options.window_percent) {

@@ -1,10 +1,24 @@
-//! What cache policies are made of: entries in queues, and a time to live.
+//! What cache policies are made of: entries in queues, and a time to live with its option.
 //!
 //! An entry is a slot of one array, linked into its queue and into the order of insertion by numbers of
 //! slots. A slot that falls free is used again, so nothing is allocated while a cache is full.
 #![deny(missing_docs)]
 
 use hashbrown::HashTable;
+
+/// Seconds after which an entry is out of date where the option `ttl_seconds` is not given.
+pub const TTL_SECONDS: u64 = 3 * 24 * 60 * 60;
+
+/// JSON Schema of the option `ttl_seconds`, as a literal for `concat!`.
+#[macro_export]
+macro_rules! ttl_schema {
+    () => {
+        r#""ttl_seconds": {
+      "type": "integer", "minimum": 0, "default": 259200,
+      "description": "seconds after which an entry is out of date; 0 for never"
+    }"#
+    };
+}
 
 /// No slot.
 const NONE: u32 = u32::MAX;

@@ -257,15 +257,16 @@ impl OnnxEmbedder {
         Ok(())
     }
 
-    /// Computes what `out`, `[texts, width]`, is to hold; texts without tokens get zeros.
+    /// Computes the vectors of texts, `[texts, dim]`, or the scores of pairs, `[texts]`; texts without tokens get
+    /// zeros.
     fn compute(
         &self,
         cx: &dyn CallContext,
         packed: &Packed,
         firsts: Option<&[usize]>,
         out: &mut [f32],
-        width: usize,
     ) -> Result<()> {
+        let width = firsts.map_or(self.info.dim, |_| 1);
         out.fill(0.0);
         let lengths: Vec<usize> = packed.texts().map(<[u32]>::len).collect();
         let batches = batch::plan(&lengths, self.info.max_batch, lock(&self.pool).budget());
@@ -342,7 +343,7 @@ impl Embedder for OnnxEmbedder {
                 packed.ends.push(packed.ids.len());
             }
         }
-        self.compute(cx, &packed, None, out, self.info.dim)
+        self.compute(cx, &packed, None, out)
     }
 
     fn rerank(&self, cx: &dyn CallContext, query: &str, passages: &[&str], scores: &mut [f32]) -> Result<()> {
@@ -364,7 +365,7 @@ impl Embedder for OnnxEmbedder {
                 packed.ends.push(packed.ids.len());
             }
         }
-        self.compute(cx, &packed, Some(&firsts), scores, 1)
+        self.compute(cx, &packed, Some(&firsts), scores)
     }
 
     fn warm_up(&self, cx: &dyn CallContext) -> Result<()> {

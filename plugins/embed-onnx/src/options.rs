@@ -99,6 +99,7 @@ pub(crate) const SCHEMA: &str = concat!(
     r#",
     "runtime": {
       "type": "string",
+      "format": "library",
       "default": "",
       "description": "The library of ONNX Runtime (1.24 or newer), or the folder that holds it. Empty: by ORT_DYLIB_PATH, in the folder 'runtime' beside the folder of models, in this plugin's folder, among the libraries of the system."
     },

@@ -7,7 +7,7 @@ use super::super::{
 };
 use crate::{
     engine::{LINKED, Setup},
-    plugins::{Candidate, CheckOptions, CheckRequest},
+    plugins::{Candidate, CheckOptions, CheckRequest, PluginError},
 };
 use clap::Args;
 use magray_plugin_api::{ComponentKind, manifest::ComponentManifest};
@@ -157,12 +157,11 @@ impl Check {
         seed: u64,
     ) -> Result<Report, Failure> {
         let program = env::current_exe().map_err(Failure::io("cannot find this program"))?;
-        let options = CheckOptions {
-            options: self.options.clone().unwrap_or_else(|| configured(setup, component)),
-            seed,
-            timeout: self.timeout,
-            memory: self.memory << 20,
+        let options = match &self.options {
+            Some(options) => options.clone(),
+            None => configured(setup, component)?,
         };
+        let options = CheckOptions { options, seed, timeout: self.timeout, memory: self.memory << 20 };
         let checks: Vec<_> = testkit::checks(component.kind)
             .into_iter()
             .filter(|(name, _)| self.only.is_empty() || self.only.iter().any(|only| only == name))
@@ -238,7 +237,7 @@ fn show(terminal: &Terminal, finding: &Finding) -> Result<(), Failure> {
 }
 
 /// The options that the component would be used with.
-fn configured(setup: &Setup, component: &ComponentManifest) -> String {
+fn configured(setup: &Setup, component: &ComponentManifest) -> Result<String, PluginError> {
     let ComponentManifest { kind, name, options } = component;
     let config = &setup.config;
     let selected = match kind {
@@ -246,11 +245,12 @@ fn configured(setup: &Setup, component: &ComponentManifest) -> String {
         ComponentKind::Index => config.memory.index.profile(name),
         ComponentKind::CachePolicy => config.memory.cache.profile(name),
     };
-    if selected.profile.plugin == *name {
-        selected.options_json(&options.to_string())
-    } else {
-        "{}".to_owned()
+    if selected.profile.plugin != *name {
+        return Ok("{}".to_owned());
     }
+    let options = selected.options_json(&options.to_string());
+    setup.project.iter().try_for_each(|project| project.check_options(component, &options))?;
+    Ok(options)
 }
 
 fn looks_like_a_file(name: &str) -> bool {

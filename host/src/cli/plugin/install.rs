@@ -3,10 +3,10 @@ use super::{
     super::{Failure, Outcome, args::Global, setup, terminal::Terminal},
     check::Check,
 };
-use crate::plugins::{Candidate, PluginError, PluginStatus, TrustBook};
+use crate::plugins::{self, Candidate, PluginError, PluginStatus, Refusal, TrustBook};
 use clap::Args;
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -44,19 +44,20 @@ impl Install {
     pub(super) fn run(self, global: &Global, terminal: &Terminal) -> Result<Outcome, Failure> {
         let setup = setup(global, terminal)?;
         let candidate = Candidate::file(&self.file)?;
-        if !self.no_check {
-            Check::of(&self.file, self.options).run(global, terminal)?;
-        }
         let name = self.file.file_name().unwrap_or_default();
-        if !crate::plugins::is_library_name(name) {
+        if !plugins::is_library_name(name) {
             return Err(Failure::Usage(format!(
                 "{} is not named as a library of this system is, so it would not be found",
                 self.file.display()
             )));
         }
+        let digest = sha256(&self.file)?;
+        if !self.no_check {
+            Check::of(&self.file, self.options).run(global, terminal)?;
+        }
         let folder = setup.data_dir.join("plugins");
         let target = folder.join(name);
-        let digest = copy(&self.file, &folder, &target)
+        copy(&self.file, &digest, &folder, &target)
             .map_err(Failure::io(format!("cannot install {}", target.display())))?;
         let mut book = TrustBook::read(&setup.data_dir).map_err(refused(&target))?;
         book.installed.insert(name.to_string_lossy().into_owned(), digest.clone());
@@ -75,18 +76,20 @@ impl Install {
     }
 }
 
-/// Copies beside the target and renames, so that a process which has the old one open keeps it; returns the
-/// SHA-256 of the copy.
-fn copy(file: &Path, folder: &Path, target: &Path) -> std::io::Result<String> {
+/// Copies beside the target and renames, so that a process which has the old one open keeps it. A file of another
+/// digest is not the one that was checked.
+fn copy(file: &Path, digest: &str, folder: &Path, target: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let copy = tempfile::Builder::new().prefix(".installing-").tempfile_in(folder)?;
     fs::copy(file, copy.path())?;
     #[cfg(unix)]
     fs::set_permissions(copy.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     copy.as_file().sync_all()?;
-    let digest = crate::plugins::sha256(copy.path())?;
+    if plugins::sha256(copy.path())? != digest {
+        return Err(io::Error::other("the file changed while it was checked; install it again"));
+    }
     copy.persist(target)?;
-    Ok(digest)
+    Ok(())
 }
 
 impl Remove {
@@ -141,8 +144,7 @@ impl Trust {
         let mut book = TrustBook::read(&setup.data_dir).map_err(refused(&setup.data_dir))?;
         for file in &self.files {
             let file = &Candidate::file(file)?.path.unwrap_or_else(|| file.clone());
-            let digest = crate::plugins::sha256(file)
-                .map_err(Failure::io(format!("cannot read {}", file.display())))?;
+            let digest = sha256(file)?;
             let word = if self.revoke {
                 book.trusted.remove(&digest);
                 "not trusted any more"
@@ -163,11 +165,15 @@ impl Trust {
     }
 }
 
+fn sha256(file: &Path) -> Result<String, Failure> {
+    plugins::sha256(file).map_err(Failure::io(format!("cannot read {}", file.display())))
+}
+
 fn write(book: &TrustBook, data_dir: &Path) -> Result<(), Failure> {
     book.write(data_dir).map_err(Failure::io("cannot note which plugins are trusted"))
 }
 
-fn refused(path: &Path) -> impl FnOnce(crate::plugins::Refusal) -> Failure {
+fn refused(path: &Path) -> impl FnOnce(Refusal) -> Failure {
     let path = path.to_owned();
     move |refusal| PluginError::Refused { path, refusal }.into()
 }

@@ -3,7 +3,7 @@ use crate::support::{create, open, text};
 use magray_embed_onnx::{Options, Precision};
 use magray_model_testkit::{repository, tiny};
 use magray_plugin_api::{Embedder, ErrorCode, Role};
-use magray_plugin_testkit::Cx;
+use magray_plugin_testkit::{self as testkit, Cx};
 use serde::Deserialize;
 use std::fs;
 
@@ -87,11 +87,6 @@ fn what_a_model_is_not_for_is_refused() {
 }
 
 #[test]
-fn a_cancelled_call_says_so() {
-    let (model, items) = reranker("bert");
-    let embedder = open(&model);
-    let passages: Vec<&str> = items.iter().map(|item| item.passage.as_str()).collect();
-    let error =
-        embedder.rerank(&Cx::cancelled(), "a", &passages, &mut vec![0.0; passages.len()]).unwrap_err();
-    assert_eq!(error.code(), ErrorCode::CANCELLED);
+fn it_conforms() {
+    testkit::embedder(&open(&reranker("bert").0)).assert();
 }

@@ -72,6 +72,9 @@ impl Embedder for Letters {
         Ok(())
     }
     fn embed(&self, cx: &dyn CallContext, texts: &[&str], role: Role, out: &mut [f32]) -> Result<()> {
+        if self.fault == Fault::JudgesPairs {
+            return Err(Error::new(ErrorCode::UNSUPPORTED, "it judges pairs"));
+        }
         if self.fault != Fault::IgnoresCancel {
             cx.check()?;
         }
@@ -98,6 +101,27 @@ impl Embedder for Letters {
         }
         for (row, text) in out.chunks_exact_mut(self.info.dim).zip(texts) {
             self.fill(text, texts.len(), row);
+        }
+        Ok(())
+    }
+    fn rerank(&self, cx: &dyn CallContext, query: &str, passages: &[&str], scores: &mut [f32]) -> Result<()> {
+        match self.fault {
+            Fault::JudgesPairs
+            | Fault::ScoresNeighbours
+            | Fault::ScoresAnyLength
+            | Fault::RanksWhenCancelled => {}
+            _ => return Err(Error::new(ErrorCode::UNSUPPORTED, "it makes vectors")),
+        }
+        if self.fault != Fault::RanksWhenCancelled {
+            cx.check()?;
+        }
+        if self.fault != Fault::ScoresAnyLength && passages.len() != scores.len() {
+            return Err(Error::invalid_input("scores"));
+        }
+        let others = if self.fault == Fault::ScoresNeighbours { passages.len() } else { 1 };
+        for (score, passage) in scores.iter_mut().zip(passages) {
+            let shared = query.split_whitespace().filter(|word| passage.contains(word)).count();
+            *score = shared as f32 / (10 * others) as f32;
         }
         Ok(())
     }

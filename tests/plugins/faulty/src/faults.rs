@@ -10,8 +10,9 @@ macro_rules! faults {
         pub enum Fault {
             #[default]
             None,
-            /// Not a fault: an index of one metric.
+            /// Not faults: an index of one metric, an embedder of a model that judges pairs.
             DoesOnlyL2,
+            JudgesPairs,
             $($fault,)*
         }
 
@@ -53,6 +54,9 @@ faults! {
     FailsWhenBusy, "fails_when_busy": Embedder "concurrent";
     CountsOneMore, "counts_one_more": Embedder "counts-tokens";
     CountsAnyLength, "counts_any_length": Embedder "count-refuses-wrong-length";
+    ScoresNeighbours, "scores_neighbours": Embedder "judges-pairs";
+    ScoresAnyLength, "scores_any_length": Embedder "rerank-refuses-wrong-length";
+    RanksWhenCancelled, "ranks_when_cancelled": Embedder "rerank-cancels";
     PanicsOnEmpty, "panics_on_empty": Embedder "takes-any-text";
 
     OtherSpec, "other_spec": Index "gives-its-spec";

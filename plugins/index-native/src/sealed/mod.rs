@@ -1,0 +1,185 @@
+//! Rows that do not change any more, as codes and originals, in memory or mapped from a file.
+mod search;
+
+pub(crate) use search::{Request, exact};
+
+use crate::{
+    build::Plan,
+    container::{Container, Part, Scanned},
+    graph::{Outline, Scratch},
+    int8::{self, Quantizer},
+    options::Options,
+    rabitq::{self, Kernel},
+    rotation::Rotation,
+};
+use magray_plugin_api::{Error, ErrorCode, IndexSpec, Result};
+use std::{path::Path, sync::Mutex};
+
+/// The index as it was built, in memory or mapped from its file.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    spec: IndexSpec,
+    kernel: Kernel,
+    byte_kernel: int8::Kernel,
+    container: Container,
+    quantizer: Quantizer,
+    rotation: Rotation,
+    /// Where there is a graph.
+    outline: Option<Outline>,
+    /// For the searches of a graph to come.
+    scratches: Mutex<Vec<Scratch>>,
+}
+
+impl Sealed {
+    /// Opens the file in `dir`.
+    ///
+    /// # Errors
+    /// As [`Container::open`].
+    pub(crate) fn open(spec: IndexSpec, kernel: Kernel, dir: &Path) -> Result<Self> {
+        Self::new(spec, kernel, Container::open(spec, dir)?).ok_or_else(|| {
+            Error::new(
+                ErrorCode::CORRUPT_DATA,
+                format!("{}: the index is damaged and must be built anew", dir.display()),
+            )
+        })
+    }
+
+    /// `None` where the parts contradict each other. What is in the codes and vectors is not looked
+    /// at: damage there makes wrong scores and nothing worse.
+    pub(crate) fn new(spec: IndexSpec, kernel: Kernel, container: Container) -> Option<Self> {
+        let shape = *container.shape();
+        let ids: &[u64] = container.part(Part::Ids);
+        let sound = if shape.lists == 0 {
+            let (rows, none) = ids.split_at(shape.rows);
+            rows.is_sorted_by(|a, b| a < b)
+                && rows.last() != Some(&u64::MAX)
+                && none.iter().all(|&id| id == u64::MAX)
+        } else {
+            let starts: &[u32] = container.part(Part::Starts);
+            starts.is_sorted()
+                && starts.first() == Some(&0)
+                && starts.last().is_some_and(|&end| end as usize == shape.blocks())
+        };
+        let quantizer = Quantizer::new(container.part::<f32>(Part::Center).to_vec(), shape.scale)?;
+        let rotation = Rotation::new(32 * rabitq::words(spec.dim), shape.seed);
+        let byte_kernel = int8::Kernel::detect();
+        let outline = match container.part_bytes(Part::Graph) {
+            0 => None,
+            // An odd byte more or less makes it no graph.
+            bytes if bytes % 4 != 0 || shape.lists > 0 => return None,
+            _ => Some(Outline::read(shape.rows, container.part(Part::Graph))?),
+        };
+        sound.then(|| Self {
+            spec,
+            kernel,
+            byte_kernel,
+            container,
+            quantizer,
+            rotation,
+            outline,
+            scratches: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn container(&self) -> &Container {
+        &self.container
+    }
+
+    pub(crate) fn container_mut(&mut self) -> &mut Container {
+        &mut self.container
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.container.shape().rows
+    }
+
+    pub(crate) fn places(&self) -> usize {
+        self.container.shape().places
+    }
+
+    pub(crate) fn lists(&self) -> usize {
+        self.container.shape().lists
+    }
+
+    /// `u64::MAX` where a place has no row.
+    pub(crate) fn ids(&self) -> &[u64] {
+        self.container.part(Part::Ids)
+    }
+
+    /// The place of `id`.
+    pub(crate) fn find(&self, id: u64) -> Option<usize> {
+        // The id of a place without a row, and what a damaged order would read as.
+        if id == u64::MAX {
+            return None;
+        }
+        let ids = self.ids();
+        if self.lists() == 0 {
+            return ids[..self.rows()].binary_search(&id).ok();
+        }
+        let order: &[u32] = self.container.part(Part::Order);
+        let of = |&place: &u32| ids.get(place as usize).copied().unwrap_or(u64::MAX);
+        let at = order.binary_search_by_key(&id, of).ok()?;
+        Some(order[at] as usize)
+    }
+
+    /// The places of those of `wanted`, ascending, that are there. A place has a number of 32 bits: a file with
+    /// more is refused.
+    pub(crate) fn find_all(&self, wanted: impl Iterator<Item = u64>) -> Vec<u32> {
+        let ids = self.ids();
+        if self.lists() == 0 {
+            return positions(&ids[..self.rows()], |&id| id, wanted).map(|at| at as u32).collect();
+        }
+        let order: &[u32] = self.container.part(Part::Order);
+        let id_of = |&place: &u32| ids.get(place as usize).copied().unwrap_or(u64::MAX);
+        positions(order, id_of, wanted).map(|at| order[at]).collect()
+    }
+
+    /// Reads the vector at `place` into `out`, and what makes its length 1 under cosine, else 1.
+    pub(crate) fn read(&self, place: usize, out: &mut [f32]) -> f32 {
+        let range = place * self.spec.dim..(place + 1) * self.spec.dim;
+        if self.is_wide() {
+            out.copy_from_slice(&self.container.part(Part::Originals)[range]);
+        } else {
+            self.kernel.widen(&self.container.part(Part::Originals)[range], out);
+        }
+        self.container.part(Part::Scales).get(place).copied().unwrap_or(1.0)
+    }
+
+    /// Whether the originals are f32.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.container.shape().wide
+    }
+
+    /// Whether it is laid out as `options` say.
+    pub(crate) fn is_as(&self, options: &Options) -> bool {
+        let shape = self.container.shape();
+        Plan::new(options, shape.rows, self.spec.dim) == Plan { scanned: shape.scanned, lists: shape.lists }
+            && options.seed == shape.seed
+    }
+
+    /// Which codes a search scans.
+    pub(crate) fn scanned(&self) -> Scanned {
+        self.container.shape().scanned
+    }
+}
+
+/// Where those of `wanted`, ascending, lie among some that ascend by their ids.
+fn positions<T>(
+    sorted: &[T],
+    id_of: impl Fn(&T) -> u64,
+    wanted: impl Iterator<Item = u64>,
+) -> impl Iterator<Item = usize> {
+    let mut at = 0;
+    // From where the one before was, in steps that double, it is near.
+    wanted.filter_map(move |id| {
+        let rest = &sorted[at..];
+        let mut step = 1;
+        while rest.get(step).is_some_and(|other| id_of(other) < id) {
+            step *= 2;
+        }
+        let begin = step / 2;
+        at += begin + rest[begin..rest.len().min(step + 1)].partition_point(|other| id_of(other) < id);
+        // The id of a place without a row, and what a damaged order would read as, is never there.
+        sorted.get(at).is_some_and(|other| id_of(other) == id && id != u64::MAX).then_some(at)
+    })
+}
