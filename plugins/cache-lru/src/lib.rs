@@ -1,10 +1,12 @@
 //! Least recently used, with a time to live.
 
-use magray_cache::{Entries, TTL_SECONDS, ttl_schema};
+use lru::LruCache;
+use magray_cache::{TTL_SECONDS, ttl_schema};
 use magray_plugin_api::{
     CachePolicy, Component, CreateCachePolicy, Error, ErrorCode, Host, MemoryUse, Plugin, Result,
 };
 use serde::Deserialize;
+use std::collections::VecDeque;
 
 /// The plugin.
 pub const PLUGIN: Plugin = Plugin {
@@ -36,8 +38,29 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Lru {
     options: Options,
-    /// In the order of use.
-    entries: Entries<1>,
+    entries: LruCache<u64, Entry>,
+    /// Keys by time of insertion, oldest first; empty where entries do not age. One that was
+    /// removed or inserted again since stays until it is the oldest or half of them are such.
+    ages: VecDeque<Age>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    weight: u64,
+    inserted_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Age {
+    key: u64,
+    inserted_ms: u64,
+}
+
+impl Age {
+    /// Whether this is of the entry that is there now.
+    fn is_current(&self, entries: &LruCache<u64, Entry>) -> bool {
+        entries.peek(&self.key).is_some_and(|entry| entry.inserted_ms == self.inserted_ms)
+    }
 }
 
 impl CreateCachePolicy for Lru {
@@ -62,48 +85,59 @@ impl CreateCachePolicy for Lru {
         if options.evict_batch == 0 {
             return Err(Error::new(ErrorCode::INVALID_CONFIG, "evict_batch is at least 1"));
         }
-        Ok(Self { options, entries: Entries::new(options.ttl_seconds) })
+        Ok(Self { options, entries: LruCache::unbounded(), ages: VecDeque::new() })
     }
 }
 
 impl CachePolicy for Lru {
     fn on_insert(&mut self, key: u64, weight: u64, now_ms: u64) {
-        match self.entries.find(key) {
-            Some(slot) => {
-                self.entries.renew(slot, weight, now_ms);
-                self.entries.move_to(slot, 0);
-            }
-            None => self.entries.insert(key, weight, now_ms, 0),
+        self.entries.put(key, Entry { weight, inserted_ms: now_ms });
+        if self.options.ttl_seconds == 0 {
+            return;
+        }
+        self.ages.push_back(Age { key, inserted_ms: now_ms });
+        if self.ages.len() > 2 * self.entries.len() + 1024 {
+            self.ages.retain(|age| age.is_current(&self.entries));
         }
     }
 
     fn on_hit(&mut self, key: u64, _now_ms: u64) {
-        if let Some(slot) = self.entries.find(key) {
-            self.entries.move_to(slot, 0);
-        }
+        self.entries.promote(&key);
     }
 
     fn on_remove(&mut self, key: u64) {
-        if let Some(slot) = self.entries.find(key) {
-            self.entries.remove(slot);
-        }
+        self.entries.pop(&key);
     }
 
     fn evict(&mut self, weight: u64, now_ms: u64, victims: &mut Vec<u64>) {
-        let (weight, mut freed) = (u128::from(weight), self.entries.expire(now_ms, victims));
+        let mut freed = 0u64;
+        let ttl_ms = self.options.ttl_seconds.saturating_mul(1000);
+        while let Some(age) = self.ages.pop_front_if(|age| {
+            now_ms.saturating_sub(age.inserted_ms) >= ttl_ms || !age.is_current(&self.entries)
+        }) {
+            if age.is_current(&self.entries)
+                && let Some(entry) = self.entries.pop(&age.key)
+            {
+                freed = freed.saturating_add(entry.weight);
+                victims.push(age.key);
+            }
+        }
         let mut batch = if freed < weight { self.options.evict_batch } else { 0 };
         while (freed < weight || batch > 0)
-            && let Some(oldest) = self.entries.oldest(0)
+            && let Some((key, entry)) = self.entries.pop_lru()
         {
-            let (key, weight) = self.entries.remove(oldest);
-            freed += u128::from(weight);
+            freed = freed.saturating_add(entry.weight);
             batch = batch.saturating_sub(1);
             victims.push(key);
         }
     }
 
     fn memory_use(&self) -> MemoryUse {
-        MemoryUse { resident: self.entries.bytes() as u64, ..MemoryUse::default() }
+        // An entry is a node of its own with two links, and a slot of a table that is half full or more.
+        const NODE: usize = size_of::<(u64, Entry)>() + 2 * size_of::<usize>();
+        const SLOT: usize = 2 * size_of::<(usize, usize)>();
+        let bytes = self.entries.len() * (NODE + SLOT) + self.ages.capacity() * size_of::<Age>();
+        MemoryUse { resident: bytes as u64, ..MemoryUse::default() }
     }
 
     fn describe(&self) -> String {
@@ -116,7 +150,6 @@ impl CachePolicy for Lru {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use magray_cache_testkit::{agree, steps};
     use magray_plugin_api::Maker;
     use magray_plugin_testkit::{self as testkit, HOST};
     use proptest::prelude::*;
@@ -180,63 +213,84 @@ mod tests {
         for step in 0..100_000 {
             policy.on_insert(step % 10, 1, step);
         }
-        let bytes = policy.memory_use().resident;
-        assert!(bytes < 2_000, "{bytes}");
+        assert!(policy.ages.len() < 2_000, "{}", policy.ages.len());
         assert_eq!(victims(&mut policy, 0, 10_000_000).len(), 10);
     }
 
-    /// The same by lists.
-    struct Model {
-        ttl_ms: u64,
-        batch: usize,
-        /// Key and weight; what was used longest ago first.
-        used: Vec<(u64, u64)>,
-        /// Keys by age, with their times of insertion.
-        ages: Vec<(u64, u64)>,
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u64, u64),
+        Hit(u64),
+        Remove(u64),
+        Evict(u64),
+        Wait(u64),
     }
 
-    impl CachePolicy for Model {
-        fn on_insert(&mut self, key: u64, weight: u64, now_ms: u64) {
-            self.on_remove(key);
-            self.used.push((key, weight));
-            self.ages.push((key, now_ms));
-        }
-        fn on_hit(&mut self, key: u64, _now_ms: u64) {
-            if let Some(at) = self.used.iter().position(|entry| entry.0 == key) {
-                let entry = self.used.remove(at);
-                self.used.push(entry);
-            }
-        }
-        fn on_remove(&mut self, key: u64) {
-            self.used.retain(|entry| entry.0 != key);
-            self.ages.retain(|age| age.0 != key);
-        }
-        fn evict(&mut self, weight: u64, now_ms: u64, victims: &mut Vec<u64>) {
-            let is_old = |age: &&(u64, u64)| self.ttl_ms > 0 && now_ms - age.1 >= self.ttl_ms;
-            let old = self.ages.iter().take_while(is_old).count();
-            let mut gone: Vec<u64> = self.ages[..old].iter().map(|age| age.0).collect();
-            let (out, kept): (Vec<_>, Vec<_>) =
-                self.used.iter().copied().partition(|entry| gone.contains(&entry.0));
-            let mut freed: u64 = out.iter().map(|entry| entry.1).sum();
-            let least = if freed < weight { self.batch } else { 0 };
-            for (at, (key, of)) in kept.into_iter().enumerate() {
-                if freed >= weight && at >= least {
-                    break;
-                }
-                freed += of;
-                gone.push(key);
-            }
-            gone.iter().for_each(|&key| self.on_remove(key));
-            victims.extend(gone);
-        }
+    fn step() -> impl Strategy<Value = Step> {
+        let key = || 0u64..20;
+        prop_oneof![
+            (key(), 0u64..50).prop_map(|(key, weight)| Step::Insert(key, weight)),
+            key().prop_map(Step::Hit),
+            key().prop_map(Step::Remove),
+            (0u64..200).prop_map(Step::Evict),
+            (0u64..3_000).prop_map(Step::Wait),
+        ]
     }
 
     proptest! {
         #[test]
-        fn agrees_with_lists(steps in steps(), ttl_seconds in 0u64..10, evict_batch in 1usize..4) {
-            let mut model =
-                Model { ttl_ms: ttl_seconds * 1000, batch: evict_batch, used: vec![], ages: vec![] };
-            agree(&mut lru(ttl_seconds, evict_batch), &mut model, &steps)?;
+        fn agrees_with_a_list(
+            steps in prop::collection::vec(step(), 0..200),
+            ttl_seconds in 0u64..10,
+            evict_batch in 1usize..4,
+        ) {
+            let mut policy = lru(ttl_seconds, evict_batch);
+            // Key, weight, time of insertion; what was used longest ago first.
+            let mut list: Vec<(u64, u64, u64)> = Vec::new();
+            let mut now_ms = 0;
+            for step in steps {
+                match step {
+                    Step::Insert(key, weight) => {
+                        policy.on_insert(key, weight, now_ms);
+                        list.retain(|entry| entry.0 != key);
+                        list.push((key, weight, now_ms));
+                    }
+                    Step::Hit(key) => {
+                        policy.on_hit(key, now_ms);
+                        if let Some(at) = list.iter().position(|entry| entry.0 == key) {
+                            let entry = list.remove(at);
+                            list.push(entry);
+                        }
+                    }
+                    Step::Remove(key) => {
+                        policy.on_remove(key);
+                        list.retain(|entry| entry.0 != key);
+                    }
+                    Step::Evict(weight) => {
+                        let is_old = |entry: &(u64, u64, u64)| {
+                            ttl_seconds > 0 && now_ms - entry.2 >= ttl_seconds * 1000
+                        };
+                        let (mut old, kept): (Vec<_>, Vec<_>) = list.into_iter().partition(is_old);
+                        list = kept;
+                        let freed: u64 = old.iter().map(|entry| entry.1).sum();
+                        let mut sum = freed;
+                        let enough = list.iter().take_while(|entry| {
+                            let more = sum < weight;
+                            sum += entry.1;
+                            more
+                        }).count();
+                        let dropped = if freed < weight { enough.max(evict_batch).min(list.len()) } else { 0 };
+                        let mut expected: Vec<u64> = list.drain(..dropped).map(|entry| entry.0).collect();
+                        let mut got = victims(&mut policy, weight, now_ms);
+                        let used = got.split_off(old.len().min(got.len()));
+                        prop_assert_eq!(used, std::mem::take(&mut expected));
+                        got.sort_unstable();
+                        old.sort_unstable();
+                        prop_assert_eq!(got, Vec::from_iter(old.iter().map(|entry| entry.0)));
+                    }
+                    Step::Wait(ms) => now_ms += ms,
+                }
+            }
         }
     }
 }
