@@ -63,11 +63,9 @@ impl Engine {
     /// [`EngineError`] where it cannot be had.
     pub fn grants(&self, pressure: &Pressure) -> Result<Grants, EngineError> {
         let limits = &self.setup.config.memory.resource_manager;
-        let (mut most_vectors, mut most_bytes) = (limits.scaling_max_vectors, limits.scaling_cache_bytes);
-        if let Some(total) = pressure.total() {
-            most_vectors = most_vectors.min(self.fit(total)?.most());
-            most_bytes = most_bytes.min(total / CACHE_SHARE);
-        }
+        let total = pressure.total();
+        let most_vectors = limits.scaling_max_vectors.min(self.fit(total)?.most());
+        let mut most_bytes = limits.scaling_cache_bytes.min(total / CACHE_SHARE);
         // What a user has set bounds it, too.
         if let bytes @ 1.. = self.setup.config.memory.cache.max_size_bytes {
             most_bytes = most_bytes.min(bytes);
