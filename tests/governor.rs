@@ -239,6 +239,11 @@ fn a_profile_that_cannot_fit_is_refused_with_the_numbers() {
     // A default is as many as fit.
     let ran = home.run(&["config", "check", "--memory", "1GiB"]).expect(0);
     ran.says(&["vectors are held in memory", "cannot fit"]);
+    // A file that names it means no other.
+    let file = home.path().join("init.toml");
+    let file = file.to_str().expect("UTF-8");
+    home.run(&["config", "init", file]).expect(0);
+    home.run(&["config", "check", file, "--memory", "1GiB"]).expect(0);
     home.run(&["config", "check", "--memory", "much"]).expect(2);
 }
 

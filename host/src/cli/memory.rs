@@ -4,7 +4,7 @@ use super::{
     terminal::{BOLD, DIM, Terminal, UntilInterrupted},
 };
 use crate::{
-    config::{Config, Origin, Resolved},
+    config::{Config, Resolved},
     engine::{self, Engine, EngineError, MemoryReport},
     models::Models,
     resources::{fit::Fit, total_memory},
@@ -12,8 +12,6 @@ use crate::{
 use indicatif::HumanBytes;
 use serde::Serialize;
 use std::path::Path;
-
-const SCALING: &str = "memory.resource_manager.scaling_max_vectors";
 
 #[derive(Serialize)]
 struct MemoryJson {
@@ -103,7 +101,7 @@ pub(super) fn fit(config: &Config, models: &Path, memory: Option<u64>) -> Option
 
 /// Whether somebody has set how many vectors there may be. The default means "as many as fit".
 pub(super) fn is_set(resolved: &Resolved) -> bool {
-    resolved.origin(SCALING).is_some_and(|origin| *origin != Origin::Default)
+    resolved.is_set("memory.resource_manager.scaling_max_vectors")
 }
 
 /// Parses a number of bytes, such as `64GiB`.
