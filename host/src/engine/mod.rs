@@ -265,12 +265,11 @@ impl Engine {
     fn cache(&self, on_disk: bool) -> Result<EmbeddingCache, EngineError> {
         let settings = &self.setup.config.memory.cache;
         let cache = self.services.make::<EmbeddingCache>()?;
-        let cache = cache.with_alert(settings.alert_hit_rate_percent, settings.alert_lookups);
         if !(on_disk && settings.disk) {
             return Ok(cache);
         }
         let min_cost = Duration::from_micros(settings.disk_min_us);
-        Ok(cache.with_disk(self.setup.disk_cache(), min_cost))
+        Ok(cache.with_disk(self.setup.disk_cache(), min_cost, settings.alert_hit_rate_percent))
     }
 
     fn ef_search(&self, layer: Layer) -> u32 {
