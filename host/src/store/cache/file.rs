@@ -280,7 +280,7 @@ impl File {
                 model: row.get(2)?,
                 dim: usize::try_from(dim).unwrap_or(usize::MAX),
                 entries,
-                bytes: entries * (2 * dim + ENTRY_OVERHEAD),
+                bytes: entries.saturating_mul(dim.saturating_mul(2).saturating_add(ENTRY_OVERHEAD)),
                 oldest_s: row.get(5)?,
                 newest_s: row.get(6)?,
                 expired: row.get(7)?,
