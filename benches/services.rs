@@ -3,7 +3,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use magray::{
     resources::scheduler::{Climate, Kind, Scheduler, SchedulerOptions, Task},
-    services::{ServiceError, Services},
+    services::{Life, ServiceError, Services},
 };
 use std::{
     hint::black_box,
@@ -20,12 +20,12 @@ struct Part<const N: u64>(u64);
 /// As many parts as the engine has, each of the one before.
 fn services() -> Services<ServiceError> {
     Services::builder()
-        .singleton::<Part<0>, ()>(|()| Ok(Part(0)))
-        .singleton::<Part<1>, (Part<0>,)>(|(before,): (&Part<0>,)| Ok(Part(before.0 + 1)))
-        .singleton::<Part<2>, (Part<1>,)>(|(before,): (&Part<1>,)| Ok(Part(before.0 + 1)))
-        .lazy::<Part<3>, (Part<2>,)>(|(before,): (&Part<2>,)| Ok(Part(before.0 + 1)))
-        .transient::<Part<4>, (Part<3>,)>(|(before,): (&Part<3>,)| Ok(Part(before.0 + 1)))
-        .scoped::<Part<5>, (Part<3>,)>(|(before,): (&Part<3>,)| Ok(Part(before.0 + 2)))
+        .register::<Part<0>, ()>(Life::Singleton, |()| Ok(Part(0)))
+        .register::<Part<1>, (Part<0>,)>(Life::Singleton, |(before,): (&Part<0>,)| Ok(Part(before.0 + 1)))
+        .register::<Part<2>, (Part<1>,)>(Life::Singleton, |(before,): (&Part<1>,)| Ok(Part(before.0 + 1)))
+        .register::<Part<3>, (Part<2>,)>(Life::Lazy, |(before,): (&Part<2>,)| Ok(Part(before.0 + 1)))
+        .register::<Part<4>, (Part<3>,)>(Life::Transient, |(before,): (&Part<3>,)| Ok(Part(before.0 + 1)))
+        .register::<Part<5>, (Part<3>,)>(Life::Scoped, |(before,): (&Part<3>,)| Ok(Part(before.0 + 2)))
         .build_and_warm_up()
         .unwrap_or_else(|error: ServiceError| panic!("{error}"))
 }

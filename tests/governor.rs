@@ -3,6 +3,7 @@ use crate::support::{CHAOS, Home, Ran, repository};
 use magray::{
     config::{Config, Origin},
     engine::{Engine, Governor, ModelOrigins, Setup},
+    resources::pressure::Pressure,
 };
 use magray_plugin_api::Role;
 use magray_plugin_testkit::Cx;
@@ -178,12 +179,13 @@ fn suspects(control: &str) -> Vec<Option<String>> {
         project: None,
     });
     let engine = engine.expect("an engine");
-    let (mut governor, start) = (Governor::new(&engine).expect("a governor"), Instant::now());
+    let (mut governor, start) =
+        (Governor::begin(&engine, &Pressure::sample()).expect("a governor"), Instant::now());
     let mut look = |number: u32| {
         let texts: Vec<String> = (0..4).map(|text| format!("text {number} {text}")).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         engine.embedding().expect("the backend").embed(&Cx::free(), &texts, Role::Passage).expect("vectors");
-        let tick = governor.tick(&engine, start + governor.interval() * number);
+        let tick = governor.tick_at(&engine, start + governor.interval() * number, Pressure::sample());
         tick.leak.map(|leak| leak.suspect)
     };
     (0..40).map(&mut look).collect()
@@ -237,6 +239,11 @@ fn a_profile_that_cannot_fit_is_refused_with_the_numbers() {
     // A default is as many as fit.
     let ran = home.run(&["config", "check", "--memory", "1GiB"]).expect(0);
     ran.says(&["vectors are held in memory", "cannot fit"]);
+    // A file that names it means no other.
+    let file = home.path().join("init.toml");
+    let file = file.to_str().expect("UTF-8");
+    home.run(&["config", "init", file]).expect(0);
+    home.run(&["config", "check", file, "--memory", "1GiB"]).expect(0);
     home.run(&["config", "check", "--memory", "much"]).expect(2);
 }
 

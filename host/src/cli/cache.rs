@@ -240,8 +240,10 @@ fn print(
     terminal.print(format_args!("        {} ({})", disk.path.display(), HumanBytes(disk.file_bytes)))?;
     if searches.lookups > 0 {
         let SearchesJson { lookups, hits, .. } = *searches;
-        terminal
-            .print(format_args!("{BOLD}lately{BOLD:#}  of searches {}", answered(hits, lookups - hits)))?;
+        terminal.print(format_args!(
+            "{BOLD}lately{BOLD:#}  of searches {}",
+            answered(hits, lookups.saturating_sub(hits))
+        ))?;
     }
     if let Some(alert) = &searches.alert {
         terminal.print(format_args!("{YELLOW}alert{YELLOW:#}   {alert}"))?;

@@ -4,16 +4,14 @@ use super::{
     terminal::{BOLD, DIM, Terminal, UntilInterrupted},
 };
 use crate::{
-    config::{Config, Origin, Resolved},
+    config::{Config, Resolved},
     engine::{self, Engine, EngineError, MemoryReport},
     models::Models,
-    resources::{fit::Fit, pressure::Pressure},
+    resources::{fit::Fit, total_memory},
 };
 use indicatif::HumanBytes;
 use serde::Serialize;
 use std::path::Path;
-
-const SCALING: &str = "memory.resource_manager.scaling_max_vectors";
 
 #[derive(Serialize)]
 struct MemoryJson {
@@ -43,7 +41,7 @@ pub(super) fn show(engine: &Engine, terminal: &Terminal) -> Result<(), Failure> 
         vectors: grants.vectors.granted(),
         most_vectors: grants.vectors.most(),
     };
-    let fit = engine.fit(total(&memory.pressure))?;
+    let fit = engine.fit(memory.pressure.total())?;
     let json = MemoryJson { memory, grants, fit };
     if terminal.json { terminal.print_json(&json) } else { print(terminal, &json) }
 }
@@ -94,21 +92,16 @@ fn print(terminal: &Terminal, MemoryJson { memory, grants, fit }: &MemoryJson) -
     terminal.print(format_args!("{DIM}{fit}{DIM:#}"))
 }
 
-/// Bytes of memory, as far as is known; 8 GiB else.
-fn total(pressure: &Pressure) -> u64 {
-    pressure.total().unwrap_or(8 << 30)
-}
-
 /// Whether as many vectors as may be stored can be searched from `memory`, else from that of this machine. None where
 /// nobody says how wide the vectors of the model are.
 pub(super) fn fit(config: &Config, models: &Path, memory: Option<u64>) -> Option<Fit> {
     let dim = Models::new(models.to_owned()).dim(&config.ai.embedding.model_name)?;
-    Some(engine::fit(config, dim, memory.unwrap_or_else(|| total(&Pressure::sample()))))
+    Some(engine::fit(config, dim, memory.unwrap_or_else(total_memory)))
 }
 
 /// Whether somebody has set how many vectors there may be. The default means "as many as fit".
 pub(super) fn is_set(resolved: &Resolved) -> bool {
-    resolved.origin(SCALING).is_some_and(|origin| *origin != Origin::Default)
+    resolved.is_set("memory.resource_manager.scaling_max_vectors")
 }
 
 /// Parses a number of bytes, such as `64GiB`.

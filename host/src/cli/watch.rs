@@ -49,6 +49,12 @@ pub(super) fn run(global: &Global, terminal: &Terminal) -> Result<Outcome, Failu
     }
     let metrics = background.metrics();
     drop(background);
+    // What was under way has come to its end.
+    for event in received.try_iter() {
+        if let Event::Ran { task, did, took, cpu } = event {
+            print(terminal, task, &did, took, cpu)?;
+        }
+    }
     if terminal.json {
         let tasks = metrics.iter().map(|task| {
             json!({

@@ -56,6 +56,7 @@ pub struct Resolved {
     /// The config file that was read.
     pub file: Option<PathBuf>,
     tree: Node,
+    defaults: Node,
 }
 
 impl Resolved {
@@ -64,6 +65,13 @@ impl Resolved {
     pub fn origin(&self, key: &str) -> Option<&Origin> {
         let path: Vec<_> = key.split('.').collect();
         self.tree.get(&path).map(|node| &node.origin)
+    }
+
+    /// Whether a key was set to something else than its default, which a file by `magray config init` names too.
+    pub fn is_set(&self, key: &str) -> bool {
+        let path: Vec<_> = key.split('.').collect();
+        let value = |tree: &Node| tree.get(&path).map(Node::to_value);
+        value(&self.tree) != value(&self.defaults)
     }
 }
 
@@ -128,7 +136,7 @@ fn resolve(
         problems.extend(promotion::unreachable(&config.memory, &tree));
     }
     match config {
-        Some(config) if problems.is_empty() => Ok(Resolved { config, file, tree }),
+        Some(config) if problems.is_empty() => Ok(Resolved { config, file, tree, defaults }),
         _ => Err(ConfigError { problems }),
     }
 }

@@ -44,7 +44,6 @@ pub struct EmbeddingCache {
     start: Instant,
     held: Mutex<Held>,
     disk: Option<Disk>,
-    alert: Mutex<Alert>,
 }
 
 /// Whether the cache answers enough of what searches ask.
@@ -77,6 +76,7 @@ struct Disk {
     min_cost: Duration,
     /// Nanoseconds that the last texts took to compute; nothing is known at first.
     cost_ns: AtomicU64,
+    alert: Mutex<Alert>,
 }
 
 impl Disk {
@@ -118,23 +118,18 @@ impl EmbeddingCache {
         let granted = policy.on_capacity(limits.max_bytes);
         let counts = CacheCounts::default();
         let held = Held { limits, policy: Some(policy), entries: HashMap::new(), bytes: 0, counts };
-        let cache =
-            Self { start: Instant::now(), held: Mutex::new(held), disk: None, alert: Mutex::default() };
+        let cache = Self { start: Instant::now(), held: Mutex::new(held), disk: None };
         cache.held().settle(granted);
         cache
     }
 
-    /// Puts a level on disk behind it. It is used while a text takes at least `min_cost` to compute.
+    /// Puts a level on disk behind it. It is used while a text takes at least `min_cost` to compute; it then warns, too,
+    /// where fewer than `alert_percent` of a hundred of the last look-ups by searches were answered.
     #[must_use]
-    pub fn with_disk(mut self, cache: DiskCache, min_cost: Duration) -> Self {
-        self.disk = Some(Disk { cache, space: None, min_cost, cost_ns: AtomicU64::new(u64::MAX) });
-        self
-    }
-
-    /// Lets it warn where fewer than `percent` of a hundred of the last so many look-ups by searches were answered.
-    #[must_use]
-    pub fn with_alert(mut self, percent: u64, lookups: u64) -> Self {
-        self.alert = Mutex::new(Alert { percent, lookups, ..Alert::default() });
+    pub fn with_disk(mut self, cache: DiskCache, min_cost: Duration, alert_percent: u64) -> Self {
+        let lookups = cache.options().lookups;
+        let alert = Mutex::new(Alert { percent: alert_percent, lookups, ..Alert::default() });
+        self.disk = Some(Disk { cache, space: None, min_cost, cost_ns: AtomicU64::new(u64::MAX), alert });
         self
     }
 
@@ -155,17 +150,13 @@ impl EmbeddingCache {
         }
     }
 
-    /// Notes what was looked for, and warns where the hit rate falls below what it must be; what is not of a search
-    /// does not count.
+    /// Notes what was looked for, and warns where the hit rate falls below what it must be. What is not of a search
+    /// does not count, nor what is computed quicker than it is found on disk: that costs nothing.
     pub(super) fn note_lookups(&self, role: Role, lookups: Lookups) {
-        if role != Role::Query {
-            return;
-        }
-        // Where a text is computed quicker than it is found on disk, its miss in another process costs nothing.
-        if let Some(Disk { cache, .. }) = self.disk.as_ref().filter(|disk| disk.is_worth_it()) {
-            cache.add_lookups(lookups);
-        }
-        let fell = self.alert.lock().unwrap_or_else(PoisonError::into_inner).note(lookups);
+        let disk = self.disk.as_ref().filter(|disk| role == Role::Query && disk.is_worth_it());
+        let Some(Disk { cache, alert, .. }) = disk else { return };
+        cache.add_lookups(lookups);
+        let fell = alert.lock().unwrap_or_else(PoisonError::into_inner).note(lookups);
         if let Some(percent) = fell {
             tracing::warn!(
                 "the cache of embeddings answers only {percent:.1}% of what searches look for; `magray cache stats` says what to do"
@@ -465,15 +456,15 @@ mod tests {
     #[test]
     fn only_searches_count_and_only_where_the_disk_is_worth_it() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = with_disk(folder.path(), 10, None).with_alert(80, 10);
+        let cache = with_disk(folder.path(), 10, None);
         let missed = Lookups { asked: 6, answered: 0 };
         put(&cache, "a", [0.5, 0.25]);
         cache.note_lookups(Role::Passage, missed);
         cache.note_lookups(Role::Query, missed);
         cache.note_cost(Duration::from_micros(1));
         cache.note_lookups(Role::Query, Lookups { asked: 3, answered: 3 });
-        let own = cache.alert.lock().unwrap().window.total();
-        assert_eq!(own, Lookups { asked: 9, answered: 3 });
+        let own = cache.disk.as_ref().unwrap().alert.lock().unwrap().window.total();
+        assert_eq!(own, missed);
         drop(cache);
         let kept = with_disk(folder.path(), 10, None).disk().unwrap().stats().unwrap();
         assert_eq!(kept.lookups, missed);
@@ -494,7 +485,7 @@ mod tests {
         let options = DiskCacheOptions { ttl, max_bytes: u64::MAX, max_entries: u64::MAX, lookups: 10 };
         let disk = DiskCache::new(&folder.join("cache.db"), options);
         let info = EmbedderInfo { dim: 2, max_tokens: 9, max_batch: 9, model: "m".to_owned(), space: SPACE };
-        cache(1 << 20, max_entries).with_disk(disk, Duration::from_micros(50)).of(&info)
+        cache(1 << 20, max_entries).with_disk(disk, Duration::from_micros(50), 80).of(&info)
     }
 
     #[test]

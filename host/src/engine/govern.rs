@@ -19,7 +19,7 @@ const CACHE_SHARE: u64 = 4;
 
 /// Grows and shrinks what the parts of one [`Engine`] hold in memory, by `[memory.resource_manager]`.
 ///
-/// It has no thread: a process that lives long calls [`Governor::tick`] every [`Governor::interval`].
+/// It has no thread: a process that lives long calls [`Governor::tick_at`] every [`Governor::interval`].
 #[expect(missing_debug_implementations, reason = "grants and numbers")]
 pub struct Governor {
     rules: Rules,
@@ -63,11 +63,9 @@ impl Engine {
     /// [`EngineError`] where it cannot be had.
     pub fn grants(&self, pressure: &Pressure) -> Result<Grants, EngineError> {
         let limits = &self.setup.config.memory.resource_manager;
-        let (mut most_vectors, mut most_bytes) = (limits.scaling_max_vectors, limits.scaling_cache_bytes);
-        if let Some(total) = pressure.total() {
-            most_vectors = most_vectors.min(self.fit(total)?.most());
-            most_bytes = most_bytes.min(total / CACHE_SHARE);
-        }
+        let total = pressure.total();
+        let most_vectors = limits.scaling_max_vectors.min(self.fit(total)?.most());
+        let mut most_bytes = limits.scaling_cache_bytes.min(total / CACHE_SHARE);
         // What a user has set bounds it, too.
         if let bytes @ 1.. = self.setup.config.memory.cache.max_size_bytes {
             most_bytes = most_bytes.min(bytes);
@@ -89,8 +87,9 @@ impl Engine {
 
     /// One look of the governor, in the background.
     pub(super) fn govern(&self, _: &dyn CallContext) -> Result<Counts, EngineError> {
-        let governor = self.governor.get_or_try_make(|| Governor::new(self).map(Mutex::new))?;
-        governor.lock().unwrap_or_else(PoisonError::into_inner).tick(self, Instant::now());
+        let pressure = Pressure::sample();
+        let governor = self.governor.get_or_try_make(|| Governor::begin(self, &pressure).map(Mutex::new))?;
+        governor.lock().unwrap_or_else(PoisonError::into_inner).tick_at(self, Instant::now(), pressure);
         Ok(Counts::new())
     }
 }
@@ -114,14 +113,6 @@ impl Governor {
     ///
     /// # Errors
     /// [`EngineError`] where it cannot be had.
-    pub fn new(engine: &Engine) -> Result<Self, EngineError> {
-        Self::begin(engine, &Pressure::sample())
-    }
-
-    /// The same with another look at the memory.
-    ///
-    /// # Errors
-    /// As [`Governor::new`].
     pub fn begin(engine: &Engine, pressure: &Pressure) -> Result<Self, EngineError> {
         let limits = &engine.setup.config.memory.resource_manager;
         let governor = Self {
@@ -140,12 +131,7 @@ impl Governor {
         self.interval
     }
 
-    /// Looks, decides, and has it done. Takes some milliseconds.
-    pub fn tick(&mut self, engine: &Engine, now: Instant) -> Tick {
-        self.tick_at(engine, now, Pressure::sample())
-    }
-
-    /// The same with another look at the memory.
+    /// Decides by how memory is `now`, and has it done. Takes some milliseconds.
     pub fn tick_at(&mut self, engine: &Engine, now: Instant, pressure: Pressure) -> Tick {
         let memory = engine.memory_at(pressure);
         let supply = self.rules.supply(&memory.pressure);

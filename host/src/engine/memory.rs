@@ -1,16 +1,16 @@
 //! Whose memory it is, and giving back what can be computed or read again.
-use super::{Engine, EngineError, Loaded, Vectors};
+use super::{Engine, Loaded, Vectors};
 use crate::{
     resources::{
         gpu,
         leak::Holding,
         pressure::{Pressure, ProcessMemory},
     },
-    store::{self, Layer, SpaceId},
+    store,
 };
 use magray_plugin_api::MemoryUse;
 use serde::Serialize;
-use std::{collections::BTreeMap, iter, sync::atomic::Ordering::Relaxed};
+use std::{collections::BTreeMap, iter};
 
 /// Bytes that an index may hold beside each vector and not count as a leak.
 const INDEX_SLACK: u64 = 1024;
@@ -164,29 +164,5 @@ fn trim_heap() {
     // SAFETY: it takes a number, and any thread may call it at any time.
     unsafe {
         libc::malloc_trim(0);
-    }
-}
-
-impl Engine {
-    /// Refuses a write of `new` records that would store more vectors than `scaling_max_vectors`.
-    ///
-    /// # Errors
-    /// [`EngineError::Full`].
-    pub(super) fn ensure_capacity(&self, space: SpaceId, new: u64) -> Result<(), EngineError> {
-        let most = self.setup.config.memory.resource_manager.scaling_max_vectors;
-        let last = self.store.last_record()?;
-        // There are no more records than ids, so they need not be counted until there are many.
-        if last.saturating_add(new) <= self.counted_to.load(Relaxed).max(most) {
-            return Ok(());
-        }
-        let layers = Layer::ALL.into_iter();
-        let counts = layers.map(|layer| self.store.vector_count(space, layer));
-        let stored = counts.sum::<Result<u64, _>>()?;
-        if stored.saturating_add(new) > most {
-            return Err(EngineError::Full { stored, new, most });
-        }
-        // Each record that comes takes an id at least.
-        self.counted_to.store(last + (most - stored), Relaxed);
-        Ok(())
     }
 }

@@ -40,7 +40,7 @@ use crate::{
     indexing::{IndexOptions, Indexes, SyncOptions},
     plugins::Plugins,
     resources::total_memory,
-    services::{Once, ServiceMetrics, Services},
+    services::{Life, Once, ServiceMetrics, Services},
     store::{self, Layer, SpaceId, Store, StoreOptions},
 };
 use magray_plugin_api::ComponentKind;
@@ -153,15 +153,17 @@ impl Engine {
         let setup = Arc::new(setup);
         let given = Arc::clone(&setup);
         let services = Services::builder()
-            .singleton::<Arc<Setup>, ()>(move |()| Ok(Arc::clone(&given)))
-            .singleton::<Arc<Store>, (Arc<Setup>,)>(move |(setup,): (&Arc<Setup>,)| open(setup))
-            .singleton::<Arc<Plugins>, (Arc<Setup>,)>(|(setup,): (&Arc<Setup>,)| {
+            .register::<Arc<Setup>, ()>(Life::Singleton, move |()| Ok(Arc::clone(&given)))
+            .register::<Arc<Store>, (Arc<Setup>,)>(Life::Singleton, move |(setup,): (&Arc<Setup>,)| {
+                open(setup)
+            })
+            .register::<Arc<Plugins>, (Arc<Setup>,)>(Life::Singleton, |(setup,): (&Arc<Setup>,)| {
                 Ok(Arc::new(setup.plugins()))
             })
-            .lazy::<Loaded, ()>(|()| Ok(Loaded::default()))
-            .lazy::<Rerankers, ()>(|()| Ok(Rerankers::default()))
-            .transient::<EmbeddingCache, (Arc<Setup>, Arc<Plugins>)>(memory_cache)
-            .scoped::<Shown, ()>(|()| Ok(Shown::default()))
+            .register::<Loaded, ()>(Life::Lazy, |()| Ok(Loaded::default()))
+            .register::<Rerankers, ()>(Life::Lazy, |()| Ok(Rerankers::default()))
+            .register::<EmbeddingCache, (Arc<Setup>, Arc<Plugins>)>(Life::Transient, memory_cache)
+            .register::<Shown, ()>(Life::Scoped, |()| Ok(Shown::default()))
             .scope_life(idle)
             .build_and_warm_up()?;
         let store = Arc::clone(services.get()?);
@@ -263,12 +265,11 @@ impl Engine {
     fn cache(&self, on_disk: bool) -> Result<EmbeddingCache, EngineError> {
         let settings = &self.setup.config.memory.cache;
         let cache = self.services.make::<EmbeddingCache>()?;
-        let cache = cache.with_alert(settings.alert_hit_rate_percent, settings.alert_lookups);
         if !(on_disk && settings.disk) {
             return Ok(cache);
         }
         let min_cost = Duration::from_micros(settings.disk_min_us);
-        Ok(cache.with_disk(self.setup.disk_cache(), min_cost))
+        Ok(cache.with_disk(self.setup.disk_cache(), min_cost, settings.alert_hit_rate_percent))
     }
 
     fn ef_search(&self, layer: Layer) -> u32 {

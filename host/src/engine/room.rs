@@ -1,6 +1,6 @@
-use super::{EngineError, Setup};
-use crate::store::free_where_short;
-use std::path::Path;
+use super::{Engine, EngineError, Setup};
+use crate::store::{Layer, SpaceId, free_where_short};
+use std::{path::Path, sync::atomic::Ordering::Relaxed};
 
 /// Bytes that a record takes on disk beside text and vector.
 const RECORD_BYTES: u64 = 1024;
@@ -31,5 +31,29 @@ impl Setup {
             }),
             None => Ok(()),
         }
+    }
+}
+
+impl Engine {
+    /// Refuses a write of `new` records that would store more vectors than `scaling_max_vectors`.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`].
+    pub(super) fn ensure_capacity(&self, space: SpaceId, new: u64) -> Result<(), EngineError> {
+        let most = self.setup.config.memory.resource_manager.scaling_max_vectors;
+        let last = self.store.last_record()?;
+        // There are no more records than ids, so they need not be counted until there are many.
+        if last.saturating_add(new) <= self.counted_to.load(Relaxed).max(most) {
+            return Ok(());
+        }
+        let layers = Layer::ALL.into_iter();
+        let counts = layers.map(|layer| self.store.vector_count(space, layer));
+        let stored = counts.sum::<Result<u64, _>>()?;
+        if stored.saturating_add(new) > most {
+            return Err(EngineError::Full { stored, new, most });
+        }
+        // Each record that comes takes an id at least.
+        self.counted_to.store(last + (most - stored), Relaxed);
+        Ok(())
     }
 }

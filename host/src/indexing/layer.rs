@@ -10,7 +10,7 @@ use super::{
     open::Opened,
     segment::{Ids, Listed},
     snapshot::{self, Identity, Snapshot},
-    tracker::{ChangeTracker, Due},
+    tracker::ChangeTracker,
 };
 use crate::{
     plugins::{PluginError, Plugins},
@@ -297,12 +297,12 @@ impl LayerIndex {
         state.filter(|state| state.sealed.parts.is_empty()).map_or(0, |state| state.delta.len() as u64)
     }
 
-    /// Notes that so many changes wait to be sealed, and says why they are due.
-    pub(super) fn track(&self, waiting: u64) -> Option<Due> {
+    /// Notes that so many changes wait to be sealed, and says whether they are due.
+    pub(super) fn are_due(&self, waiting: u64) -> bool {
         let mut tracker = self.tracker.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         tracker.observe(waiting, now);
-        tracker.due(now)
+        tracker.is_due(now)
     }
 
     pub(super) fn identity(&self) -> Result<Identity, PluginError> {

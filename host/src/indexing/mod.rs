@@ -148,7 +148,7 @@ impl Indexes {
         params: SearchParams,
         filter: Option<IdFilter<'_>>,
     ) -> Result<Vec<Hit>, IndexError> {
-        let found = self.layers().find(|index| index.settings.layer == layer);
+        let found = self.shared.layer(layer);
         found.map_or(Ok(Vec::new()), |index| index.search(cx, Query { vector: query, k, params, filter }))
     }
 
@@ -164,7 +164,7 @@ impl Indexes {
         query: &[f32],
         ids: &[u64],
     ) -> Result<Vec<Hit>, IndexError> {
-        let found = self.layers().find(|index| index.settings.layer == layer);
+        let found = self.shared.layer(layer);
         found.map_or(Ok(Vec::new()), |index| index.cosines(cx, query, ids))
     }
 
@@ -233,9 +233,13 @@ impl Indexes {
 }
 
 impl Shared {
+    fn layer(&self, layer: Layer) -> Option<&LayerIndex> {
+        self.layers.iter().find(|index| index.settings.layer == layer)
+    }
+
     fn receive(&self, commit: &Commit) -> bool {
         if commit.space == self.space
-            && let Some(index) = self.layers.iter().find(|index| index.settings.layer == commit.layer)
+            && let Some(index) = self.layer(commit.layer)
         {
             index.receive(commit);
         }

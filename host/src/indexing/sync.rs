@@ -170,7 +170,7 @@ impl LayerIndex {
             return Ok(true);
         }
         // A snapshot that was found stale counts as none.
-        Ok(self.track(self.waiting(newest)?).is_some() || self.scanned() >= self.settings.sync.seal_after)
+        Ok(self.are_due(self.waiting(newest)?) || self.scanned() >= self.settings.sync.seal_after)
     }
 
     /// Changes that `snapshot` does not have.
@@ -283,10 +283,7 @@ impl<'a> Run<'a> {
                 return Ok(0);
             }
         } else {
-            let enough = match extent {
-                Extent::Due { .. } => self.index.track(changed.changes).is_some(),
-                _ => true,
-            };
+            let enough = !matches!(extent, Extent::Due { .. }) || self.index.are_due(changed.changes);
             if !has_holes && (changed.changes == 0 || !enough) {
                 return Ok(0);
             }

@@ -11,15 +11,6 @@ pub(super) struct ChangeTracker {
     since: Option<Instant>,
 }
 
-/// Why changes are sealed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
-    /// There are many.
-    Count,
-    /// They have waited long.
-    Age,
-}
-
 impl ChangeTracker {
     pub(super) fn new(seal_after: u64, max_age: Duration) -> Self {
         Self { seal_after, max_age, waiting: 0, since: None }
@@ -37,13 +28,11 @@ impl ChangeTracker {
         self.waiting = waiting;
     }
 
-    /// Whether they should be sealed.
-    pub(super) fn due(&self, now: Instant) -> Option<Due> {
-        let since = self.since?;
-        if self.waiting >= self.seal_after {
-            return Some(Due::Count);
-        }
-        (now.saturating_duration_since(since) >= self.max_age).then_some(Due::Age)
+    /// Whether they should be sealed: there are many, or they have waited long.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.since.is_some_and(|since| {
+            self.waiting >= self.seal_after || now.saturating_duration_since(since) >= self.max_age
+        })
     }
 }
 
@@ -56,16 +45,16 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut tracker = ChangeTracker::new(50, Duration::from_secs(300));
-        assert_eq!(tracker.due(at(1000)), None);
+        assert!(!tracker.is_due(at(1000)));
         tracker.observe(1, at(0));
         tracker.observe(49, at(200));
-        assert_eq!((tracker.due(at(299)), tracker.due(at(300))), (None, Some(Due::Age)));
+        assert_eq!((tracker.is_due(at(299)), tracker.is_due(at(300))), (false, true));
         tracker.observe(50, at(201));
-        assert_eq!(tracker.due(at(201)), Some(Due::Count));
+        assert!(tracker.is_due(at(201)));
         // Most were sealed; what came since is young.
         tracker.observe(3, at(310));
-        assert_eq!((tracker.due(at(609)), tracker.due(at(610))), (None, Some(Due::Age)));
+        assert_eq!((tracker.is_due(at(609)), tracker.is_due(at(610))), (false, true));
         tracker.observe(0, at(611));
-        assert_eq!(tracker.due(at(5000)), None);
+        assert!(!tracker.is_due(at(5000)));
     }
 }

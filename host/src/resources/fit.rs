@@ -10,7 +10,7 @@ const GIB: f64 = (1u64 << 30) as f64;
 /// whole vectors and some links.
 pub fn bytes_per_vector(backend: &str, options: &Map<String, Value>, dim: usize) -> u64 {
     let dim = dim as u64;
-    let whole = 4 * dim + 8;
+    let whole = dim.saturating_mul(4).saturating_add(8);
     match backend {
         // Each search compares with all of them.
         "flat" => whole,
@@ -23,14 +23,14 @@ pub fn bytes_per_vector(backend: &str, options: &Map<String, Value>, dim: usize)
                 _ => 24,
             };
             let connections = options.get("max_connections").and_then(Value::as_u64).unwrap_or(preset);
-            whole + 8 * connections + 13
+            whole.saturating_add(connections.saturating_mul(8)).saturating_add(13)
         }
         // A code of one bit and one of eight bits a number, and the links of its graph; originals stay on disk.
         "native" => {
             let links = if options.get("layout").and_then(Value::as_str) == Some("flat") { 0 } else { 132 };
-            (dim / 8 + 8) + (dim + 4) + 12 + links
+            (dim / 8 + 8).saturating_add(dim).saturating_add(4 + 12 + links)
         }
-        _ => whole + 256,
+        _ => whole.saturating_add(256),
     }
 }
 
@@ -137,6 +137,7 @@ mod tests {
         ] {
             assert!(found.abs_diff(measured) * 20 <= measured, "{found} and not {measured}");
         }
+        assert_eq!(bytes("hnsw", &json!({ "max_connections": u64::MAX }), 384), u64::MAX);
         assert!(bytes("theirs", &json!({}), 384) > bytes("flat", &json!({}), 384));
     }
 

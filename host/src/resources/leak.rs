@@ -17,6 +17,8 @@ use std::{
 const BASE: usize = 5;
 /// Share of the pairs of a half that must rise.
 const RISING: f64 = 0.8;
+/// Samples of a window at most: all pairs of them are compared.
+const MOST: f64 = 500.0;
 /// Growth below this is no leak, however small the process is.
 const LEAST: f64 = 16.0 * 1024.0 * 1024.0;
 /// Where nobody says whose memory it is.
@@ -100,13 +102,14 @@ impl LeakDetector {
         if self.baseline.len() < BASE {
             self.baseline.push(unexplained);
         }
-        let told = components
-            .iter()
-            .map(|(name, holding)| (name.clone(), (holding.bytes - holding.expected()) as f64));
-        let seconds = age.as_secs_f64();
-        self.samples.push_back(Sample { seconds, unexplained, components: told.collect() });
+        let (seconds, window) = (age.as_secs_f64(), self.rules.window.as_secs_f64());
+        if self.samples.back().is_none_or(|last| seconds - last.seconds >= window / MOST) {
+            let told = components
+                .iter()
+                .map(|(name, holding)| (name.clone(), (holding.bytes - holding.expected()) as f64));
+            self.samples.push_back(Sample { seconds, unexplained, components: told.collect() });
+        }
         // One older than the window stays, so that the rest of them cover it.
-        let window = self.rules.window.as_secs_f64();
         while self.samples.get(1).is_some_and(|second| seconds - second.seconds >= window) {
             self.samples.pop_front();
         }
@@ -236,6 +239,19 @@ mod tests {
             detector.observe(start + Duration::from_secs(30 * at as u64), anonymous(at) as u64, &components)
         };
         (0..SAMPLES).filter_map(look).collect()
+    }
+
+    #[test]
+    fn looks_at_every_second_are_no_more_samples_than_can_be_compared() {
+        let (start, mut detector) = (Instant::now(), LeakDetector::new(RULES));
+        let mut look = |second: u64| {
+            let anonymous = 100 * (MIB as u64) + second * 100_000;
+            let leak = detector.observe(start + Duration::from_secs(second), anonymous, &BTreeMap::new());
+            (leak, detector.samples.len())
+        };
+        let looks: Vec<_> = (0..2410).map(&mut look).collect();
+        assert!(looks.iter().all(|(_, samples)| *samples as f64 <= MOST + 2.0));
+        assert!(looks[2409].0.is_some());
     }
 
     proptest! {

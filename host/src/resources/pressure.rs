@@ -7,15 +7,17 @@ use serde::Serialize;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 /// What is assumed where the system does not say.
 const UNKNOWN: u64 = 8 << 30;
 
 /// Bytes of memory that this process may count on: the least bound of the machine, of its control groups and of its own
-/// limits. 8 GiB where the system does not say, as on other systems than Linux. Read anew by each call.
+/// limits, as they are when it is first asked for.
 pub fn total_memory() -> u64 {
-    Pressure::sample().total().unwrap_or(UNKNOWN)
+    static TOTAL: LazyLock<u64> = LazyLock::new(|| Pressure::sample().total());
+    *TOTAL
 }
 
 /// A bound on memory, and how near it is.
@@ -70,9 +72,9 @@ impl Pressure {
         self.limits.iter().max_by(|a, b| a.percent().total_cmp(&b.percent()))
     }
 
-    /// Bytes of the smallest bound.
-    pub fn total(&self) -> Option<u64> {
-        self.limits.iter().map(|limit| limit.total).min()
+    /// Bytes of the smallest bound; 8 GiB where the system does not say, as on other systems than Linux.
+    pub fn total(&self) -> u64 {
+        self.limits.iter().map(|limit| limit.total).min().unwrap_or(UNKNOWN)
     }
 
     fn read(proc: &Path) -> Self {
@@ -248,7 +250,7 @@ mod tests {
         assert_eq!(pressure.limits, [limit("machine", 1024 * MIB, 256 * MIB)]);
         assert_eq!(pressure.stalled, Some(1.5));
         let process = ProcessMemory { resident: 300 << 10, anonymous: 100 << 10, file: 200 << 10 };
-        assert_eq!((pressure.process, pressure.total()), (process, Some(1024 * MIB)));
+        assert_eq!((pressure.process, pressure.total()), (process, 1024 * MIB));
     }
 
     #[test]
@@ -273,7 +275,7 @@ mod tests {
         assert_eq!(pressure.tightest(), Some(&expected[1]));
         // What is throttled from 256 MiB on has no more than that.
         machine.file("groups/outer/inner/memory.high", "268435456\n");
-        assert_eq!(machine.read().total(), Some(256 * MIB));
+        assert_eq!(machine.read().total(), 256 * MIB);
     }
 
     #[test]
@@ -319,7 +321,7 @@ mod tests {
         machine.file("proc/self/cgroup", "nonsense\n0::/x\n");
         machine.file("proc/self/mountinfo", "1 2 - cgroup2\n3 - \n\n");
         let pressure = machine.read();
-        assert_eq!((pressure.tightest(), pressure.total(), pressure.stalled), (None, None, None));
+        assert_eq!((pressure.tightest(), pressure.total(), pressure.stalled), (None, UNKNOWN, None));
     }
 
     #[cfg(target_os = "linux")]

@@ -120,66 +120,9 @@ pub struct Builder<E> {
 }
 
 impl<E: From<ServiceError> + Send + 'static> Builder<E> {
-    /// One for all, made of `N`.
+    /// A service that lives as `life` says, made of `N`.
     #[must_use]
-    pub fn singleton<T, N>(
-        self,
-        make: impl for<'a> Fn(N::Found<'a>) -> Result<T, E> + Send + Sync + 'static,
-    ) -> Self
-    where
-        T: Send + Sync + 'static,
-        N: Needs,
-    {
-        self.register::<T, N>(Life::Singleton, make)
-    }
-
-    /// The same, but never made before it is wanted.
-    #[must_use]
-    pub fn lazy<T, N>(
-        self,
-        make: impl for<'a> Fn(N::Found<'a>) -> Result<T, E> + Send + Sync + 'static,
-    ) -> Self
-    where
-        T: Send + Sync + 'static,
-        N: Needs,
-    {
-        self.register::<T, N>(Life::Lazy, make)
-    }
-
-    /// One of each scope.
-    #[must_use]
-    pub fn scoped<T, N>(
-        self,
-        make: impl for<'a> Fn(N::Found<'a>) -> Result<T, E> + Send + Sync + 'static,
-    ) -> Self
-    where
-        T: Send + Sync + 'static,
-        N: Needs,
-    {
-        self.register::<T, N>(Life::Scoped, make)
-    }
-
-    /// A new one for whoever asks.
-    #[must_use]
-    pub fn transient<T, N>(
-        self,
-        make: impl for<'a> Fn(N::Found<'a>) -> Result<T, E> + Send + Sync + 'static,
-    ) -> Self
-    where
-        T: Send + Sync + 'static,
-        N: Needs,
-    {
-        self.register::<T, N>(Life::Transient, make)
-    }
-
-    /// How long a scope that nobody enters is kept; without it, for good.
-    #[must_use]
-    pub fn scope_life(mut self, life: Option<Duration>) -> Self {
-        self.scope_life = life;
-        self
-    }
-
-    fn register<T, N>(
+    pub fn register<T, N>(
         mut self,
         life: Life,
         make: impl for<'a> Fn(N::Found<'a>) -> Result<T, E> + Send + Sync + 'static,
@@ -191,6 +134,13 @@ impl<E: From<ServiceError> + Send + 'static> Builder<E> {
         let make: Make<E> = Box::new(move |lookup| Ok(Box::new(make(N::find(lookup)?)?)));
         let (instance, counters) = (Once::default(), Counters::default());
         self.services.push(Service { key: Key::of::<T>(), life, needs: N::keys(), make, instance, counters });
+        self
+    }
+
+    /// How long a scope that nobody enters is kept; without it, for good.
+    #[must_use]
+    pub fn scope_life(mut self, life: Option<Duration>) -> Self {
+        self.scope_life = life;
         self
     }
 

@@ -50,4 +50,3 @@ macro_rules! needs {
 needs!();
 needs!(A);
 needs!(A B);
-needs!(A B C);

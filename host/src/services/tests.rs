@@ -32,8 +32,8 @@ fn counter() -> (Arc<AtomicUsize>, Arc<AtomicUsize>) {
 fn a_service_is_made_of_what_it_needs_when_it_is_wanted() {
     let (count, made) = counter();
     let services = builder()
-        .lazy::<Top, (Base,)>(|(base,): (&Base,)| Ok(Top(base.0 + 1)))
-        .singleton::<Base, ()>(move |()| {
+        .register::<Top, (Base,)>(Life::Lazy, |(base,): (&Base,)| Ok(Top(base.0 + 1)))
+        .register::<Base, ()>(Life::Singleton, move |()| {
             count.fetch_add(1, SeqCst);
             Ok(Base(1))
         })
@@ -51,8 +51,8 @@ fn eight_threads_that_race_make_one() {
     for _ in 0..50 {
         let (count, made) = counter();
         let services = builder()
-            .lazy::<Top, (Base,)>(|(base,): (&Base,)| Ok(Top(base.0)))
-            .lazy::<Base, ()>(move |()| {
+            .register::<Top, (Base,)>(Life::Lazy, |(base,): (&Base,)| Ok(Top(base.0)))
+            .register::<Base, ()>(Life::Lazy, move |()| {
                 count.fetch_add(1, SeqCst);
                 thread::yield_now();
                 Ok(Base(7))
@@ -82,7 +82,7 @@ fn eight_threads_that_race_make_one() {
 fn each_caller_is_told_of_its_own_failure_and_the_next_tries_again() {
     let (count, made) = counter();
     let services = builder()
-        .lazy::<Base, ()>(move |()| match count.fetch_add(1, SeqCst) {
+        .register::<Base, ()>(Life::Lazy, move |()| match count.fetch_add(1, SeqCst) {
             attempt @ 0..3 => Err(Failure::Attempt(attempt)),
             _ => Ok(Base(1)),
         })
@@ -114,7 +114,7 @@ fn each_caller_is_told_of_its_own_failure_and_the_next_tries_again() {
 fn one_that_panics_is_made_by_the_next() {
     let (count, _) = counter();
     let services = builder()
-        .lazy::<Base, ()>(move |()| {
+        .register::<Base, ()>(Life::Lazy, move |()| {
             assert!(count.fetch_add(1, SeqCst) > 0, "as it must in this test");
             Ok(Base(1))
         })
@@ -132,16 +132,16 @@ fn warming_up_makes_singletons_side_by_side_and_nothing_else() {
     let (count, made) = counter();
     struct Lazy;
     let services = builder()
-        .singleton::<Top, (Base,)>(|(base,): (&Base,)| Ok(Top(base.0)))
-        .singleton::<Base, ()>(move |()| {
+        .register::<Top, (Base,)>(Life::Singleton, |(base,): (&Base,)| Ok(Top(base.0)))
+        .register::<Base, ()>(Life::Singleton, move |()| {
             left.wait();
             Ok(Base(1))
         })
-        .singleton::<Visit, ()>(move |()| {
+        .register::<Visit, ()>(Life::Singleton, move |()| {
             right.wait();
             Ok(Visit(1))
         })
-        .lazy::<Lazy, ()>(move |()| {
+        .register::<Lazy, ()>(Life::Lazy, move |()| {
             count.fetch_add(1, SeqCst);
             Ok(Lazy)
         })
@@ -154,8 +154,8 @@ fn warming_up_makes_singletons_side_by_side_and_nothing_else() {
     assert_eq!((made.load(SeqCst), services.get::<Top>().unwrap().0), (1, 1));
 
     let failed = builder()
-        .singleton::<Base, ()>(|()| Err(Failure::Attempt(1)))
-        .singleton::<Visit, ()>(|()| Ok(Visit(1)))
+        .register::<Base, ()>(Life::Singleton, |()| Err(Failure::Attempt(1)))
+        .register::<Visit, ()>(Life::Singleton, |()| Ok(Visit(1)))
         .build_and_warm_up();
     assert_eq!(failed.err(), Some(Failure::Attempt(1)));
 }
@@ -168,21 +168,37 @@ fn mistakes_are_found_when_the_services_are_put_together() {
     let name = |key: Key| key.name;
     let (a, b, c) = (name(Key::of::<A>()), name(Key::of::<B>()), name(Key::of::<C>()));
     let cycle = builder()
-        .singleton::<Base, (A,)>(|_| Ok(Base(1)))
-        .singleton::<A, (B,)>(|_| Ok(A))
-        .scoped::<C, (A,)>(|_| Ok(C))
-        .singleton::<B, (A,)>(|_| Ok(B))
+        .register::<Base, (A,)>(Life::Singleton, |_| Ok(Base(1)))
+        .register::<A, (B,)>(Life::Singleton, |_| Ok(A))
+        .register::<C, (A,)>(Life::Scoped, |_| Ok(C))
+        .register::<B, (A,)>(Life::Singleton, |_| Ok(B))
         .build();
     assert_eq!(cycle.err(), Some(ServiceError::Cycle(vec![a, b, a])));
-    let own = builder().lazy::<A, (A,)>(|_| Ok(A)).build().err().unwrap();
+    let own = builder().register::<A, (A,)>(Life::Lazy, |_| Ok(A)).build().err().unwrap();
     assert!(own.to_string().contains(&format!("{a} -> {a}")), "{own}");
 
-    let twice = builder().lazy::<A, ()>(|()| Ok(A)).transient::<A, ()>(|()| Ok(A)).build();
+    let twice = builder()
+        .register::<A, ()>(Life::Lazy, |()| Ok(A))
+        .register::<A, ()>(Life::Transient, |()| Ok(A))
+        .build();
     assert_eq!(twice.err(), Some(ServiceError::Twice(a)));
-    assert_eq!(builder().lazy::<A, (B,)>(|_| Ok(A)).build().err(), Some(ServiceError::Unknown(b)));
-    let captive = builder().lazy::<A, (C,)>(|_| Ok(A)).scoped::<C, ()>(|()| Ok(C)).build().err().unwrap();
+    assert_eq!(
+        builder().register::<A, (B,)>(Life::Lazy, |_| Ok(A)).build().err(),
+        Some(ServiceError::Unknown(b))
+    );
+    let captive = builder()
+        .register::<A, (C,)>(Life::Lazy, |_| Ok(A))
+        .register::<C, ()>(Life::Scoped, |()| Ok(C))
+        .build()
+        .err()
+        .unwrap();
     assert!(matches!(captive, ServiceError::OutOfReach { service, needs, .. } if (service, needs) == (a, c)));
-    let kept = builder().lazy::<A, (C,)>(|_| Ok(A)).transient::<C, ()>(|()| Ok(C)).build().err().unwrap();
+    let kept = builder()
+        .register::<A, (C,)>(Life::Lazy, |_| Ok(A))
+        .register::<C, ()>(Life::Transient, |()| Ok(C))
+        .build()
+        .err()
+        .unwrap();
     assert!(matches!(kept, ServiceError::OutOfReach { .. }), "{kept}");
 }
 
@@ -190,8 +206,8 @@ fn mistakes_are_found_when_the_services_are_put_together() {
 fn a_transient_service_is_made_for_each_who_asks() {
     let (count, _) = counter();
     let services = builder()
-        .singleton::<Base, ()>(|()| Ok(Base(10)))
-        .transient::<Visit, (Base,)>(move |(base,): (&Base,)| {
+        .register::<Base, ()>(Life::Singleton, |()| Ok(Base(10)))
+        .register::<Visit, (Base,)>(Life::Transient, move |(base,): (&Base,)| {
             Ok(Visit(base.0 as usize + count.fetch_add(1, SeqCst)))
         })
         .build()
@@ -206,9 +222,11 @@ fn scopes_are_apart_and_go_when_they_idle() {
     const LIFE: Duration = Duration::from_secs(7200);
     let (count, made) = counter();
     let services = builder()
-        .singleton::<Base, ()>(|()| Ok(Base(1)))
-        .scoped::<Visit, (Base,)>(move |_| Ok(Visit(count.fetch_add(1, SeqCst))))
-        .scoped::<Top, (Base, Visit)>(|(base, visit): (&Base, &Visit)| Ok(Top(base.0 + visit.0 as u32)))
+        .register::<Base, ()>(Life::Singleton, |()| Ok(Base(1)))
+        .register::<Visit, (Base,)>(Life::Scoped, move |_| Ok(Visit(count.fetch_add(1, SeqCst))))
+        .register::<Top, (Base, Visit)>(Life::Scoped, |(base, visit): (&Base, &Visit)| {
+            Ok(Top(base.0 + visit.0 as u32))
+        })
         .scope_life(Some(LIFE))
         .build()
         .unwrap();
@@ -232,7 +250,8 @@ fn scopes_are_apart_and_go_when_they_idle() {
 
 #[test]
 fn resolutions_are_counted_and_timed() {
-    let services = builder().singleton::<Base, ()>(|()| Ok(Base(1))).build_and_warm_up().unwrap();
+    let services =
+        builder().register::<Base, ()>(Life::Singleton, |()| Ok(Base(1))).build_and_warm_up().unwrap();
     assert_eq!(services.metrics()[0].resolutions, 0);
     (0..1000).for_each(|_| drop(services.get::<Base>()));
     let metrics = &services.metrics()[0];

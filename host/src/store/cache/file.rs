@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 /// The schema that this program reads and writes.
-const VERSION: i64 = 2;
+const VERSION: i64 = 1;
 /// In the header of the file: `magc`.
 const APPLICATION_ID: i64 = 0x6d61_6763;
 /// Bytes of a page: eight vectors of 384 numbers or four of 768 fill one.
@@ -280,7 +280,7 @@ impl File {
                 model: row.get(2)?,
                 dim: usize::try_from(dim).unwrap_or(usize::MAX),
                 entries,
-                bytes: entries * (2 * dim + ENTRY_OVERHEAD),
+                bytes: entries.saturating_mul(dim.saturating_mul(2).saturating_add(ENTRY_OVERHEAD)),
                 oldest_s: row.get(5)?,
                 newest_s: row.get(6)?,
                 expired: row.get(7)?,
@@ -324,8 +324,7 @@ fn version(db: &Connection, path: &Path) -> Result<i64, Fault> {
         [],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )?;
-    let is_ours = application == APPLICATION_ID && (1..=VERSION).contains(&version);
-    if !is_ours && (application, version, objects) != (0, 0, 0) {
+    if (application, version) != (APPLICATION_ID, VERSION) && (application, version, objects) != (0, 0, 0) {
         let reason = format!("it is no cache of version {VERSION}");
         return Err(StoreError::NotADatabase { path: path.to_path_buf(), reason }.into());
     }
@@ -333,21 +332,18 @@ fn version(db: &Connection, path: &Path) -> Result<i64, Fault> {
 }
 
 fn create(db: &mut Connection, path: &Path) -> Result<(), Fault> {
-    if version(db, path)? == VERSION {
-        return Ok(());
+    if version(db, path)? != VERSION {
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Another process may have made it while this one waited for the lock.
+        if version(&transaction, path)? == 0 {
+            transaction.execute_batch(include_str!("schema.sql"))?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+        }
+        transaction.commit()?;
     }
-    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Another process may have made it while this one waited for the lock.
-    let made = version(&transaction, path)?;
-    if made == 0 {
-        transaction.execute_batch(include_str!("schema.sql"))?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    }
-    if made < VERSION {
-        transaction.execute_batch(include_str!("lookups.sql"))?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
-    }
-    transaction.commit()?;
+    // Not by a version of its own: an older program has no use for it, and goes on with the file.
+    db.execute_batch(include_str!("lookups.sql"))?;
     Ok(())
 }
 

@@ -14,7 +14,11 @@ pub struct Lookups {
 
 impl Lookups {
     pub(super) fn plus(self, other: Self) -> Self {
-        Self { asked: self.asked + other.asked, answered: self.answered + other.answered }
+        // What a file says may be anything.
+        Self {
+            asked: self.asked.saturating_add(other.asked),
+            answered: self.answered.saturating_add(other.answered),
+        }
     }
 
     /// How many of a hundred were answered; none where nothing was asked.
@@ -45,7 +49,7 @@ impl LookupWindow {
         }
         let mut asked = self.total().asked;
         while let Some(oldest) = self.parts.front()
-            && asked - oldest.asked >= lookups.max(1)
+            && asked.saturating_sub(oldest.asked) >= lookups.max(1)
         {
             asked -= oldest.asked;
             self.parts.pop_front();

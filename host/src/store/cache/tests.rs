@@ -431,7 +431,7 @@ fn a_file_without_a_window_gets_one_and_keeps_its_vectors() {
     let folder = TempDir::new().unwrap();
     drop(filled(&folder, 3));
     let db = rusqlite::Connection::open(folder.path().join("cache.db")).unwrap();
-    db.execute_batch("DROP TABLE lookups; PRAGMA user_version = 1").unwrap();
+    db.execute_batch("DROP TABLE lookups").unwrap();
     drop(db);
     let cache = cache_in(&folder);
     cache.add_lookups(Lookups { asked: 4, answered: 3 });
