@@ -34,7 +34,12 @@ fn each_kind_builds_and_conforms_unchanged() {
         let checked = home.run(&["plugin", "check", library.to_str().expect("UTF-8"), "--json"]).expect(0);
         let report: serde_json::Value = serde_json::from_str(&checked.stdout).expect("JSON");
         let checks = report["checks"].as_array().expect("checks");
-        assert!(checks.iter().all(|check| check["outcome"] == "passed"), "{name}: {report:#}");
+        // The new embedder is no cross-encoder, so the checks of its judgements have nothing to ask.
+        let judges = |check: &serde_json::Value| check["reason"] == "its model does not judge pairs of texts";
+        assert!(
+            checks.iter().all(|check| check["outcome"] == "passed" || judges(check)),
+            "{name}: {report:#}"
+        );
         home.file(
             &format!("plugins/{}", library.file_name().expect("a name").to_string_lossy()),
             fs::read(&library).expect("it"),
