@@ -47,7 +47,10 @@ use magray_plugin_api::ComponentKind;
 use rerank::Rerankers;
 use session::Shown;
 use std::{
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
@@ -64,6 +67,8 @@ pub struct Engine {
     services: Services<EngineError>,
     /// Up to this id of a record there is room for vectors, whether there were counted or not.
     counted_to: AtomicU64,
+    /// Searches that run.
+    searching: AtomicUsize,
     /// That of the background work; made by its first look.
     governor: Once<Mutex<Governor>>,
     /// Holds the database of one that is detached; goes last.
@@ -168,8 +173,8 @@ impl Engine {
             .build_and_warm_up()?;
         let store = Arc::clone(services.get()?);
         let plugins = Arc::clone(services.get()?);
-        let (counted_to, governor) = (AtomicU64::new(0), Once::default());
-        Ok(Self { setup, store, plugins, services, counted_to, governor, scratch })
+        let (counted_to, searching, governor) = (AtomicU64::new(0), AtomicUsize::new(0), Once::default());
+        Ok(Self { setup, store, plugins, services, counted_to, searching, governor, scratch })
     }
 
     /// How often each part was asked for, and what that took.

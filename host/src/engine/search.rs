@@ -11,6 +11,7 @@ use crate::{
 use magray_plugin_api::{CallContext, DeviceReport, Role, SearchParams};
 use std::{
     collections::{HashMap, HashSet},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -172,6 +173,25 @@ impl Asked<'_> {
     }
 }
 
+/// A search that runs, and counts while it does.
+struct Searching<'a> {
+    count: &'a AtomicUsize,
+    /// How many there were with it when it began.
+    of_all: usize,
+}
+
+impl<'a> Searching<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        Self { count, of_all: count.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+}
+
+impl Drop for Searching<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Engine {
     /// The `k` records that answer the query best, over everything committed before the call.
     ///
@@ -213,6 +233,7 @@ impl Engine {
         if query.is_empty() {
             return Err(EngineError::Invalid("the query is empty".into()));
         }
+        let searching = Searching::begin(&self.searching);
         let within = self.scope(request)?;
         let (settings, within) = (&request.settings, within.as_ref());
         let depth = settings.candidates.max(request.k);
@@ -221,6 +242,10 @@ impl Engine {
         let (keyword, vector) = match settings.mode {
             SearchMode::Keyword => (Some(by_words()?), None),
             SearchMode::Vector => (None, Some(by_meaning())),
+            // A thread more is a gain only where a core has nothing to do.
+            SearchMode::Hybrid if searching.of_all > self.setup.config.plugins.thread_budget() / 2 => {
+                (Some(by_words()?), Some(by_meaning()))
+            }
             SearchMode::Hybrid => thread::scope(|scope| {
                 let by_words = scope.spawn(by_words);
                 let vector = by_meaning();

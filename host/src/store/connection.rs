@@ -1,6 +1,7 @@
 //! Connections: how one is set up, and the pool of those that read.
 use super::{
     Durability, StoreOptions,
+    bm25::{self, Lengths},
     error::{Fault, StoreError},
     schema, with_suffix,
 };
@@ -17,11 +18,15 @@ const PAGE_SIZE: i64 = 8192;
 /// KiB of pages that the writer may keep in memory.
 const WRITER_CACHE_KIB: i64 = 32 * 1024;
 
+/// Bytes of the database that readers map. A reader drops the pages that it keeps whenever somebody has written, and then
+/// a page that is mapped costs nothing to have again; others are copied by a system call each. SQLite maps 2 GiB at most.
+const READER_MMAP: i64 = 2 << 30;
+
 /// Prepared statements that a connection keeps.
 const STATEMENTS: usize = 64;
 
 /// Readers that are kept open while nobody uses them.
-const IDLE_READERS: usize = 8;
+const IDLE_READERS: usize = 32;
 
 /// Opens the connection that writes; makes the database, or migrates it, where needed.
 pub(super) fn open_writer(path: &Path, options: &StoreOptions) -> Result<Connection, Fault> {
@@ -83,12 +88,15 @@ pub(super) fn enter_wal(connection: &Connection, timeout: Duration) -> rusqlite:
 pub(super) struct Readers {
     path: PathBuf,
     options: StoreOptions,
+    lengths: Lengths,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path, options: &StoreOptions) -> Self {
-        Self { path: path.to_path_buf(), options: options.clone(), idle: Mutex::default() }
+    /// `lengths` are those of the records of this database.
+    pub(super) fn new(path: &Path, options: &StoreOptions, lengths: &Lengths) -> Self {
+        let (path, options, lengths) = (path.to_path_buf(), options.clone(), lengths.clone());
+        Self { path, options, lengths, idle: Mutex::default() }
     }
 
     /// Runs `work` in one read transaction: all that it reads is of one moment, and no writer waits.
@@ -103,7 +111,11 @@ impl Readers {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = match idle {
             Some(connection) => connection,
-            None => self.open()?,
+            None => {
+                let connection = self.open()?;
+                bm25::register(&connection, &self.lengths)?;
+                connection
+            }
         };
         let transaction = connection.transaction()?;
         let result = work(&transaction);
@@ -128,6 +140,9 @@ impl Readers {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = open(&self.path, flags, &self.options)?;
         connection.pragma_update(None, "query_only", true)?;
+        if std::env::var_os("MMAP").is_some() {
+            connection.pragma_update(None, "mmap_size", READER_MMAP)?;
+        }
         Ok(connection)
     }
 

@@ -324,6 +324,7 @@ fn update(db: &Connection, old: &Record, new: &Record) -> Result<(), Fault> {
     if (&old.title, &old.text) != (&new.title, &new.text) {
         keywords::remove(db, old.id)?;
         keywords::insert(db, old.id, &Terms::of(new.title.as_deref(), &new.text))?;
+        db.prepare_cached("UPDATE meta SET texts_changed = texts_changed + 1")?.execute([])?;
         vectors::remove(db, old.layer, old.id)?;
     }
     if old.layer != new.layer {

@@ -1,5 +1,5 @@
 //! The keyword index over titles and texts.
-use super::{IdSet, RecordId, Store, StoreError, terms::Terms};
+use super::{IdSet, RecordId, Store, StoreError, bm25::Matches, terms::Terms};
 use rusqlite::Connection;
 
 impl Store {
@@ -20,21 +20,26 @@ impl Store {
         }
         // Quoted, so that none is an operator.
         let query = terms.iter().map(|term| format!("\"{term}\"")).collect::<Vec<_>>().join(" OR ");
-        let mut hits = self.read(|db| {
+        let matches = self.read(|db| {
+            let texts_changed = db
+                .prepare_cached("SELECT texts_changed FROM meta")?
+                .query_row([], |row| row.get::<_, i64>(0))?;
+            self.lengths.at(texts_changed);
             let mut found = db.prepare_cached(
-                "SELECT rowid, bm25(records_fts) FROM records_fts WHERE records_fts MATCH ?1",
+                "SELECT rowid, term_hits(records_fts, ?2) FROM records_fts WHERE records_fts MATCH ?1",
             )?;
-            let mut rows = found.query([query])?;
-            // All of them, 16 bytes each: for each that is asked for by its id FTS5 would count all of them anew.
-            let mut hits = Vec::new();
+            let mut rows = found.query((query, texts_changed))?;
+            // All of them: for each that is asked for by its id FTS5 would count all of them anew.
+            let mut matches = Matches::new(terms.len());
             while let Some(row) = rows.next()? {
                 let id: RecordId = row.get(0)?;
-                if within.is_none_or(|within| within.contains(id.index_id())) {
-                    hits.push((id, -row.get::<_, f32>(1)?));
-                }
+                let is_wanted = within.is_none_or(|within| within.contains(id.index_id()));
+                let hits = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+                matches.add(id, hits, is_wanted)?;
             }
-            Ok(hits)
+            Ok(matches)
         })?;
+        let mut hits = matches.scores();
         let better = |a: &(RecordId, f32), b: &(RecordId, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if hits.len() > limit {
             hits.select_nth_unstable_by(limit, better);

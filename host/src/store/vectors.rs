@@ -112,10 +112,13 @@ impl Store {
     /// What SQLite says.
     pub fn count_without_vector(&self, space: SpaceId) -> Result<u64, StoreError> {
         self.read(|db| {
-            // Every row of `vectors` is of a record, so two counts of narrow indexes are enough.
+            // Every row of `vectors` is of a record. Whole tables are counted by pages of narrow indexes, some hundred
+            // rows at a time, and those of a space row by row; mostly there is no other space.
             let mut count = db.prepare_cached(
                 "SELECT (SELECT count(*) FROM records)
-                      - (SELECT count(*) FROM vectors WHERE space_id = ?1)",
+                      - (SELECT count(*) FROM vectors)
+                      + (SELECT count(*) FROM vectors WHERE space_id < ?1)
+                      + (SELECT count(*) FROM vectors WHERE space_id > ?1)",
             )?;
             Ok(count.query_row([space], |row| row.get(0))?)
         })

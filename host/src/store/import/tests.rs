@@ -267,3 +267,24 @@ fn what_cannot_be_is_refused_with_its_reason() {
     let numbers: PortableRecord = serde_json::from_str("{\"text\":\"a\",\"vector\":[0.5,-1]}").unwrap();
     assert_eq!(numbers.vector.unwrap().numbers(2), [0.5, -1.0]);
 }
+
+/// The keyword index keeps the lengths of texts, so what was kept is over in every process.
+#[test]
+fn another_text_of_a_record_counts_by_its_own_length() {
+    let f = Fixture::new();
+    let space = f.space(2);
+    let text = |id, text: &str| PortableRecord { id: Some(ulid_of(id)), ..said(text) };
+    take_in(&f, space, &[text(0, "tide"), text(1, "tide and much else that is said of the sea")]);
+    let other = super::super::Store::open(f.store.path(), &NORMAL).unwrap();
+    let order = |store: &super::super::Store| {
+        let hits = store.find_words(&query_terms("tide"), None, 9).unwrap();
+        hits.iter().map(|hit| hit.0.0).collect::<Vec<_>>()
+    };
+    assert_eq!((order(&f.store), order(&other)), (vec![1, 2], vec![1, 2]));
+    take_in(
+        &f,
+        space,
+        &[text(0, "tide and a great many other words, more than there are in any"), text(1, "tide")],
+    );
+    assert_eq!((order(&f.store), order(&other)), (vec![2, 1], vec![2, 1]));
+}
