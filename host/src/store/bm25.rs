@@ -1,7 +1,7 @@
 //! How well records answer words: BM25 over what FTS5 finds.
 //!
-//! FTS5 has a `bm25()` of its own. For each term it counts the rows anew, and for each row it sorts the positions of all terms
-//! and reads the length by a statement: half of the time of a whole search. Here FTS5 says, through an auxiliary
+//! FTS5 has a `bm25()` of its own. For each term it counts the rows anew, and for each row it sorts the positions of all
+//! terms and reads the length by a statement: half of the time of a whole search. Here FTS5 says, through an auxiliary
 //! function, which terms a row has and how often. All rows with a term are visited anyway, so they are counted as they
 //! come, and lengths are kept in memory. The scores are those of `bm25()`.
 use super::{
@@ -97,8 +97,8 @@ pub(super) fn register(db: &Connection, lengths: &Lengths) -> Result<(), Fault> 
         return Err(StoreError::invalid("SQLite was built without FTS5").into());
     };
     let lengths = Box::into_raw(Box::new(lengths.clone())).cast();
-    // SAFETY: `term_hits` and `drop_lengths` take what they are registered with, and SQLite calls the latter once: where
-    // the connection ends, and also where this call fails.
+    // SAFETY: `term_hits` and `drop_lengths` take what they are registered with. The latter is called once, where the
+    // connection ends; where this call fails it is not, and some bytes stay.
     ok(unsafe { create(api, TERM_HITS.as_ptr(), lengths, Some(term_hits), Some(drop_lengths)) })
 }
 
@@ -148,6 +148,9 @@ unsafe fn row(
     else {
         return Err(ffi::SQLITE_MISUSE);
     };
+    let (Some(auxiliary), Some(set_auxiliary)) = (api.xGetAuxdata, api.xSetAuxdata) else {
+        return Err(ffi::SQLITE_MISUSE);
+    };
     let mut blob = Vec::with_capacity(64);
     // SAFETY: these are functions of the interface with the context that it gave; every pointer is to a local. The user
     // data is what `register` gave, alive while the connection is.
@@ -163,9 +166,13 @@ unsafe fn row(
                 known.store(length, Ordering::Relaxed);
             }
         }
+        // FTS5 reads the totals whenever it is asked, so the first row alone has them. What is kept says that it was.
         let (mut rows, mut terms) = (0, 0);
-        ok(row_count(fts, &mut rows))?;
-        ok(total_size(fts, -1, &mut terms))?;
+        if auxiliary(fts, 0).is_null() {
+            ok(row_count(fts, &mut rows))?;
+            ok(total_size(fts, -1, &mut terms))?;
+            ok(set_auxiliary(fts, user_data(fts), None))?;
+        }
         blob.extend(rows.to_le_bytes());
         blob.extend(terms.to_le_bytes());
         blob.extend(length.to_le_bytes());
@@ -222,7 +229,9 @@ impl Matches {
         let (rows, blob) = blob.split_first_chunk().ok_or_else(fault)?;
         let (terms, blob) = blob.split_first_chunk().ok_or_else(fault)?;
         let (length, blob) = blob.split_first_chunk().ok_or_else(fault)?;
-        self.totals = (i64::from_le_bytes(*rows), i64::from_le_bytes(*terms));
+        if self.rows.is_empty() {
+            self.totals = (i64::from_le_bytes(*rows), i64::from_le_bytes(*terms));
+        }
         for pair in blob.as_chunks::<8>().0 {
             let [a, b, c, d, times @ ..] = *pair;
             let (term, times) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(times));

@@ -5,7 +5,7 @@ use super::{
     error::{Fault, StoreError},
     schema, with_suffix,
 };
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -17,10 +17,6 @@ const PAGE_SIZE: i64 = 8192;
 
 /// KiB of pages that the writer may keep in memory.
 const WRITER_CACHE_KIB: i64 = 32 * 1024;
-
-/// Bytes of the database that readers map. A reader drops the pages that it keeps whenever somebody has written, and then
-/// a page that is mapped costs nothing to have again; others are copied by a system call each. SQLite maps 2 GiB at most.
-const READER_MMAP: i64 = 2 << 30;
 
 /// Prepared statements that a connection keeps.
 const STATEMENTS: usize = 64;
@@ -58,6 +54,8 @@ pub(super) fn open(path: &Path, flags: OpenFlags, options: &StoreOptions) -> Res
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(options.busy_timeout)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Else a statement is planned anew for each value of a parameter in a range, those of FTS5 too.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)
 }
 
@@ -140,9 +138,6 @@ impl Readers {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = open(&self.path, flags, &self.options)?;
         connection.pragma_update(None, "query_only", true)?;
-        if std::env::var_os("MMAP").is_some() {
-            connection.pragma_update(None, "mmap_size", READER_MMAP)?;
-        }
         Ok(connection)
     }
 

@@ -76,7 +76,7 @@ use access::Accesses;
 use bm25::Lengths;
 use connection::Readers;
 use error::Fault;
-use rusqlite::Connection;
+use rusqlite::{Connection, ffi};
 use std::{
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -236,10 +236,14 @@ impl Store {
     }
 }
 
-/// Bytes that SQLite holds in this process, of all databases.
+/// Bytes of the pages that SQLite keeps in this process, of all databases. What it holds beside them it does not count
+/// (`.cargo/config.toml`): all threads would meet at that counter.
 pub fn sqlite_memory() -> u64 {
-    // SAFETY: it takes nothing, and reads a counter under SQLite's own lock.
-    u64::try_from(unsafe { rusqlite::ffi::sqlite3_memory_used() }).unwrap_or(0)
+    let (mut now, mut highest) = (0, 0);
+    // SAFETY: it writes two numbers where it is told to, under SQLite's own lock.
+    let read =
+        unsafe { ffi::sqlite3_status64(ffi::SQLITE_STATUS_PAGECACHE_OVERFLOW, &mut now, &mut highest, 0) };
+    if read == ffi::SQLITE_OK { u64::try_from(now).unwrap_or(0) } else { 0 }
 }
 
 /// Makes the folder of the database where it is missing. Nobody else may look into a new one.
