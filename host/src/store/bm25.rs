@@ -1,9 +1,8 @@
 //! How well records answer words: BM25 over what FTS5 finds.
 //!
-//! FTS5 has a `bm25()` of its own. For each term it counts the rows anew, and for each row it sorts the positions of all
-//! terms and reads the length by a statement: half of the time of a whole search. Here FTS5 says, through an auxiliary
-//! function, which terms a row has and how often. All rows with a term are visited anyway, so they are counted as they
-//! come, and lengths are kept in memory. The scores are those of `bm25()`.
+//! FTS5 has a `bm25()` of its own. It is called for each row that has a term, sorts the positions of all terms in it, and
+//! reads its length by a statement: half of the time of a whole search. Here an auxiliary function, called once, walks the
+//! rows of each term by itself, and lengths are kept in memory. The scores are those of `bm25()`.
 use super::{
     RecordId,
     error::{Fault, StoreError},
@@ -11,6 +10,7 @@ use super::{
 use arc_swap::ArcSwap;
 use rusqlite::{Connection, ffi};
 use std::{
+    cmp::Ordering::{Equal, Greater, Less},
     ffi::{c_int, c_void},
     ptr,
     sync::{
@@ -19,8 +19,11 @@ use std::{
     },
 };
 
-/// The auxiliary function: `term_hits(records_fts, texts_changed)` of the row at hand is a blob that [`Row`] reads.
-const TERM_HITS: &std::ffi::CStr = c"term_hits";
+/// The auxiliary function: `term_rows(records_fts, texts_changed)` is a blob that [`scores`] reads, the same for every row of
+/// a query.
+const TERM_ROWS: &std::ffi::CStr = c"term_rows";
+/// Bytes of a row of a term: id, how often it has the term, and its length.
+const ROW: usize = 16;
 /// The parameters of BM25, those of FTS5.
 const K1: f64 = 1.2;
 const B: f64 = 0.75;
@@ -69,12 +72,9 @@ impl Lengths {
     }
 }
 
-/// Gives the connection the function that [`Matches`] needs.
+/// Gives the connection the function whose answer [`scores`] reads.
 pub(super) fn register(db: &Connection, lengths: &Lengths) -> Result<(), Fault> {
-    let ok = |code: c_int| match code {
-        ffi::SQLITE_OK => Ok(()),
-        code => Err(Fault::from(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))),
-    };
+    let fault = |code| Fault::from(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
     let mut api: *mut ffi::fts5_api = ptr::null_mut();
     let mut statement = ptr::null_mut();
     // SAFETY: the handle is of an open connection that no other thread uses meanwhile, and the statement is finalized
@@ -90,16 +90,18 @@ pub(super) fn register(db: &Connection, lengths: &Lengths) -> Result<(), Fault> 
         }
         ffi::sqlite3_finalize(statement);
         prepared
-    })?;
+    })
+    .map_err(fault)?;
     // SAFETY: what is not null is the interface, as above.
     let create = unsafe { api.as_ref() }.and_then(|api| api.xCreateFunction);
     let Some(create) = create else {
         return Err(StoreError::invalid("SQLite was built without FTS5").into());
     };
     let lengths = Box::into_raw(Box::new(lengths.clone())).cast();
-    // SAFETY: `term_hits` and `drop_lengths` take what they are registered with. The latter is called once, where the
+    // SAFETY: `term_rows` and `drop_lengths` take what they are registered with. The latter is called once, where the
     // connection ends; where this call fails it is not, and some bytes stay.
-    ok(unsafe { create(api, TERM_HITS.as_ptr(), lengths, Some(term_hits), Some(drop_lengths)) })
+    ok(unsafe { create(api, TERM_ROWS.as_ptr(), lengths, Some(term_rows), Some(drop_lengths)) })
+        .map_err(fault)
 }
 
 unsafe extern "C" fn drop_lengths(lengths: *mut c_void) {
@@ -107,7 +109,7 @@ unsafe extern "C" fn drop_lengths(lengths: *mut c_void) {
     drop(unsafe { Box::from_raw(lengths.cast::<Lengths>()) });
 }
 
-unsafe extern "C" fn term_hits(
+unsafe extern "C" fn term_rows(
     api: *const ffi::Fts5ExtensionApi,
     fts: *mut ffi::Fts5Context,
     context: *mut ffi::sqlite3_context,
@@ -117,157 +119,167 @@ unsafe extern "C" fn term_hits(
     // SAFETY: FTS5 calls it with its interface, and all else for as long as the call lasts.
     unsafe {
         let texts_changed = if count == 1 { ffi::sqlite3_value_int64(*values) } else { -1 };
-        match row(&*api, fts, texts_changed) {
+        match all_rows(&*api, fts, texts_changed) {
             Ok(blob) => {
-                let bytes = c_int::try_from(blob.len()).unwrap_or(0);
-                ffi::sqlite3_result_blob(context, blob.as_ptr().cast(), bytes, ffi::SQLITE_TRANSIENT());
+                let (bytes, length) = (blob.as_ptr().cast(), blob.len() as u64);
+                ffi::sqlite3_result_blob64(context, bytes, length, ffi::SQLITE_TRANSIENT());
             }
             Err(code) => ffi::sqlite3_result_error_code(context, code),
         }
     }
 }
 
-/// The row at hand as [`Row`] reads it.
+/// The rows of a term, as they come.
+struct Rows {
+    blob: Vec<u8>,
+    /// What is known of the texts as the query sees them.
+    known: Option<Arc<Known>>,
+}
+
+/// Rows and terms of all the index, 8 bytes each; then for each term how many rows have it, 8 bytes, and those, [`ROW`]
+/// bytes each, by id.
 ///
 /// # Safety
 /// `api` and `fts` are those of a call of an auxiliary function that was registered with [`Lengths`].
-unsafe fn row(
+unsafe fn all_rows(
     api: &ffi::Fts5ExtensionApi,
     fts: *mut ffi::Fts5Context,
     texts_changed: i64,
 ) -> Result<Vec<u8>, c_int> {
-    let ok = |code| if code == ffi::SQLITE_OK { Ok(()) } else { Err(code) };
-    let (Some(user_data), Some(row_id), Some(column_size)) = (api.xUserData, api.xRowid, api.xColumnSize)
+    let (Some(user_data), Some(row_count), Some(total_size)) =
+        (api.xUserData, api.xRowCount, api.xColumnTotalSize)
     else {
         return Err(ffi::SQLITE_MISUSE);
     };
-    let (Some(row_count), Some(total_size)) = (api.xRowCount, api.xColumnTotalSize) else {
+    let (Some(phrase_count), Some(query_phrase)) = (api.xPhraseCount, api.xQueryPhrase) else {
         return Err(ffi::SQLITE_MISUSE);
     };
-    let (Some(phrases), Some(first), Some(next)) = (api.xPhraseCount, api.xPhraseFirst, api.xPhraseNext)
-    else {
-        return Err(ffi::SQLITE_MISUSE);
-    };
-    let (Some(auxiliary), Some(set_auxiliary)) = (api.xGetAuxdata, api.xSetAuxdata) else {
-        return Err(ffi::SQLITE_MISUSE);
-    };
-    let mut blob = Vec::with_capacity(64);
-    // SAFETY: these are functions of the interface with the context that it gave; every pointer is to a local. The user
-    // data is what `register` gave, alive while the connection is.
+    // SAFETY: these are functions of the interface with the context that it gave; every pointer is to a local that outlives
+    // the call. The user data is what `register` gave, alive while the connection is.
     unsafe {
-        let known = (*user_data(fts).cast::<Lengths>()).0.load();
-        let known = if known.texts_changed == texts_changed { known.of(row_id(fts)) } else { None };
-        let mut length = known.map_or(0, |known| known.load(Ordering::Relaxed));
-        if length == 0 {
-            let mut terms = 0;
-            ok(column_size(fts, -1, &mut terms))?;
-            length = u32::try_from(terms).unwrap_or(0);
-            if let Some(known) = known {
-                known.store(length, Ordering::Relaxed);
-            }
+        let known = (*user_data(fts).cast::<Lengths>()).0.load_full();
+        let known = (known.texts_changed == texts_changed).then_some(known);
+        let mut rows = Rows { blob: Vec::new(), known };
+        let (mut count, mut terms) = (0, 0);
+        ok(row_count(fts, &mut count))?;
+        ok(total_size(fts, -1, &mut terms))?;
+        rows.blob.extend(count.to_le_bytes());
+        rows.blob.extend(terms.to_le_bytes());
+        for phrase in 0..phrase_count(fts) {
+            let place = rows.blob.len();
+            rows.blob.extend([0; 8]);
+            let taker: *mut Rows = &mut rows;
+            ok(query_phrase(fts, phrase, taker.cast(), Some(take_row)))?;
+            let of_term = (rows.blob.len() - place - 8) / ROW;
+            rows.blob[place..place + 8].copy_from_slice(&(of_term as u64).to_le_bytes());
         }
-        // FTS5 reads the totals whenever it is asked, so the first row alone has them. What is kept says that it was.
-        let (mut rows, mut terms) = (0, 0);
-        if auxiliary(fts, 0).is_null() {
-            ok(row_count(fts, &mut rows))?;
-            ok(total_size(fts, -1, &mut terms))?;
-            ok(set_auxiliary(fts, user_data(fts), None))?;
-        }
-        blob.extend(rows.to_le_bytes());
-        blob.extend(terms.to_le_bytes());
-        blob.extend(length.to_le_bytes());
-        for phrase in 0..phrases(fts) {
-            let mut place = ffi::Fts5PhraseIter { a: ptr::null(), b: ptr::null() };
-            let (mut column, mut offset, mut times) = (0, 0, 0u32);
-            ok(first(fts, phrase, &mut place, &mut column, &mut offset))?;
-            while column >= 0 {
-                times += 1;
-                next(fts, &mut place, &mut column, &mut offset);
-            }
-            if times > 0 {
-                blob.extend(phrase.to_le_bytes());
-                blob.extend(times.to_le_bytes());
-            }
-        }
+        Ok(rows.blob)
     }
-    Ok(blob)
 }
 
-/// The records that have one of the terms.
-#[derive(Debug, Default)]
-pub(super) struct Matches {
-    /// Rows of the index, and terms of all of them.
-    totals: (i64, i64),
-    rows: Vec<Row>,
-    /// Which term and how often, row after row.
-    terms: Vec<(u32, u32)>,
-    /// How many rows have each term.
-    rows_with: Vec<u32>,
+/// Takes a row of a query of one term.
+unsafe extern "C" fn take_row(
+    api: *const ffi::Fts5ExtensionApi,
+    fts: *mut ffi::Fts5Context,
+    rows: *mut c_void,
+) -> c_int {
+    // SAFETY: FTS5 calls it with its interface, a context for the row, and the `Rows` of `all_rows`, which nobody else
+    // uses meanwhile. Every other pointer is to a local.
+    let taken = unsafe {
+        let (api, rows) = (&*api, &mut *rows.cast::<Rows>());
+        match (api.xRowid, api.xColumnSize, api.xPhraseFirst, api.xPhraseNext) {
+            (Some(row_id), Some(column_size), Some(first), Some(next)) => {
+                let id = row_id(fts);
+                let mut place = ffi::Fts5PhraseIter { a: ptr::null(), b: ptr::null() };
+                let (mut column, mut offset, mut times) = (0, 0, 0u32);
+                let mut code = first(fts, 0, &mut place, &mut column, &mut offset);
+                while code == ffi::SQLITE_OK && column >= 0 {
+                    times += 1;
+                    next(fts, &mut place, &mut column, &mut offset);
+                }
+                let known = rows.known.as_ref().and_then(|known| known.of(id));
+                let mut length = known.map_or(0, |known| known.load(Ordering::Relaxed));
+                if length == 0 && code == ffi::SQLITE_OK {
+                    let mut terms = 0;
+                    code = column_size(fts, -1, &mut terms);
+                    length = u32::try_from(terms).unwrap_or(0);
+                    if let Some(known) = known {
+                        known.store(length, Ordering::Relaxed);
+                    }
+                }
+                rows.blob.extend(id.to_le_bytes());
+                rows.blob.extend(times.to_le_bytes());
+                rows.blob.extend(length.to_le_bytes());
+                ok(code)
+            }
+            _ => Err(ffi::SQLITE_MISUSE),
+        }
+    };
+    taken.err().unwrap_or(ffi::SQLITE_OK)
 }
 
-#[derive(Debug)]
-struct Row {
-    id: RecordId,
-    length: u32,
-    /// Where its terms end in those of all.
-    end: usize,
-    is_wanted: bool,
+fn ok(code: c_int) -> Result<(), c_int> {
+    if code == ffi::SQLITE_OK { Ok(()) } else { Err(code) }
 }
 
-impl Matches {
-    /// Of a question of so many terms.
-    pub(super) fn new(terms: usize) -> Self {
-        Self { rows_with: vec![0; terms], ..Self::default() }
-    }
-
-    /// Takes a row as `term_hits` gives it. One that is not wanted counts for how common its terms are.
-    ///
-    /// # Errors
-    /// Where it is no such row.
-    pub(super) fn add(&mut self, id: RecordId, blob: &[u8], is_wanted: bool) -> Result<(), Fault> {
-        let fault = || Fault::from(rusqlite::Error::InvalidQuery);
-        let (rows, blob) = blob.split_first_chunk().ok_or_else(fault)?;
-        let (terms, blob) = blob.split_first_chunk().ok_or_else(fault)?;
-        let (length, blob) = blob.split_first_chunk().ok_or_else(fault)?;
-        if self.rows.is_empty() {
-            self.totals = (i64::from_le_bytes(*rows), i64::from_le_bytes(*terms));
-        }
-        for pair in blob.as_chunks::<8>().0 {
-            let [a, b, c, d, times @ ..] = *pair;
-            let (term, times) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(times));
-            *self.rows_with.get_mut(term as usize).ok_or_else(fault)? += 1;
-            self.terms.push((term, times));
-        }
-        let (length, end) = (u32::from_le_bytes(*length), self.terms.len());
-        self.rows.push(Row { id, length, end, is_wanted });
-        Ok(())
-    }
-
-    /// The score of each that is wanted, in the order in which they came.
-    pub(super) fn scores(&self) -> Vec<(RecordId, f32)> {
-        let (rows, terms) = (self.totals.0 as f64, self.totals.1 as f64);
-        let average = terms / rows.max(1.0);
-        let rarity = |&with: &u32| {
-            let idf = ((rows - f64::from(with) + 0.5) / (f64::from(with) + 0.5)).ln();
-            // A term of more than half of the rows, as FTS5 has it.
-            if idf <= 0.0 { 1e-6 } else { idf }
+/// The BM25 of each record that has one of the terms, by id; none where it is no blob of `term_rows`.
+pub(super) fn scores(blob: &[u8]) -> Option<Vec<(RecordId, f64)>> {
+    let (rows, blob) = blob.split_first_chunk()?;
+    let (terms, mut blob) = blob.split_first_chunk()?;
+    let (rows, terms) = (i64::from_le_bytes(*rows) as f64, i64::from_le_bytes(*terms) as f64);
+    let average = terms / rows.max(1.0);
+    let mut by_term = Vec::new();
+    while !blob.is_empty() {
+        let (count, rest) = blob.split_first_chunk()?;
+        let count = u64::from_le_bytes(*count);
+        let (of_term, rest) = rest.split_at_checked(usize::try_from(count).ok()?.checked_mul(ROW)?)?;
+        blob = rest;
+        let idf = ((rows - count as f64 + 0.5) / (count as f64 + 0.5)).ln();
+        // A term of more than half of the rows, as FTS5 has it.
+        let idf = if idf <= 0.0 { 1e-6 } else { idf };
+        let score = |row: &[u8; ROW]| {
+            let [a, b, c, d, e, f, g, h, i, j, k, l, length @ ..] = *row;
+            let (times, length) = (f64::from(u32::from_le_bytes([i, j, k, l])), u32::from_le_bytes(length));
+            let norm = K1 * (1.0 - B + B * f64::from(length) / average);
+            (
+                RecordId(i64::from_le_bytes([a, b, c, d, e, f, g, h])),
+                idf * times * (K1 + 1.0) / (times + norm),
+            )
         };
-        let rarities: Vec<f64> = self.rows_with.iter().map(rarity).collect();
-        let mut scores = Vec::with_capacity(self.rows.len());
-        let mut begin = 0;
-        for row in &self.rows {
-            let terms = &self.terms[std::mem::replace(&mut begin, row.end)..row.end];
-            if row.is_wanted {
-                let norm = K1 * (1.0 - B + B * f64::from(row.length) / average);
-                let of = |&(term, times): &(u32, u32)| {
-                    let times = f64::from(times);
-                    rarities[term as usize] * times * (K1 + 1.0) / (times + norm)
-                };
-                scores.push((row.id, terms.iter().map(of).sum::<f64>() as f32));
-            }
-        }
-        scores
+        by_term.push(of_term.as_chunks().0.iter().map(score).collect());
     }
+    Some(sum(by_term))
+}
+
+/// One list by id of several, with the sum of the scores of an id.
+fn sum(mut lists: Vec<Vec<(RecordId, f64)>>) -> Vec<(RecordId, f64)> {
+    // Two by two, so that each score is moved as often as the number of lists can be halved.
+    while lists.len() > 1 {
+        lists = lists
+            .chunks(2)
+            .map(|pair| match pair {
+                [a, b] => sum_of_two(a, b),
+                one => one.concat(),
+            })
+            .collect();
+    }
+    lists.pop().unwrap_or_default()
+}
+
+fn sum_of_two(mut a: &[(RecordId, f64)], mut b: &[(RecordId, f64)]) -> Vec<(RecordId, f64)> {
+    let mut both = Vec::with_capacity(a.len() + b.len());
+    while let (Some((first, rest_a)), Some((second, rest_b))) = (a.split_first(), b.split_first()) {
+        match first.0.cmp(&second.0) {
+            Less => both.push(*first),
+            Greater => both.push(*second),
+            Equal => both.push((first.0, first.1 + second.1)),
+        }
+        a = if first.0 <= second.0 { rest_a } else { a };
+        b = if second.0 <= first.0 { rest_b } else { b };
+    }
+    both.extend(a);
+    both.extend(b);
+    both
 }
 
 #[cfg(test)]

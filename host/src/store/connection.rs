@@ -107,7 +107,7 @@ impl Readers {
 
     fn try_read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut connection = match idle {
+        let connection = match idle {
             Some(connection) => connection,
             None => {
                 let connection = self.open()?;
@@ -115,9 +115,10 @@ impl Readers {
                 connection
             }
         };
-        let transaction = connection.transaction()?;
-        let result = work(&transaction);
-        transaction.finish()?;
+        // Not rusqlite's transaction, which has both statements parsed each time.
+        connection.prepare_cached("BEGIN")?.execute([])?;
+        let result = work(&connection);
+        connection.prepare_cached("COMMIT")?.execute([])?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_READERS {
             idle.push(connection);

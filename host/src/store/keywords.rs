@@ -1,5 +1,5 @@
 //! The keyword index over titles and texts.
-use super::{IdSet, RecordId, Store, StoreError, bm25::Matches, terms::Terms};
+use super::{IdSet, RecordId, Store, StoreError, bm25, terms::Terms};
 use rusqlite::Connection;
 
 impl Store {
@@ -20,26 +20,23 @@ impl Store {
         }
         // Quoted, so that none is an operator.
         let query = terms.iter().map(|term| format!("\"{term}\"")).collect::<Vec<_>>().join(" OR ");
-        let matches = self.read(|db| {
+        let found = self.read(|db| {
             let texts_changed = db
                 .prepare_cached("SELECT texts_changed FROM meta")?
                 .query_row([], |row| row.get::<_, i64>(0))?;
             self.lengths.at(texts_changed);
-            let mut found = db.prepare_cached(
-                "SELECT rowid, term_hits(records_fts, ?2) FROM records_fts WHERE records_fts MATCH ?1",
-            )?;
-            let mut rows = found.query((query, texts_changed))?;
             // All of them: for each that is asked for by its id FTS5 would count all of them anew.
-            let mut matches = Matches::new(terms.len());
-            while let Some(row) = rows.next()? {
-                let id: RecordId = row.get(0)?;
-                let is_wanted = within.is_none_or(|within| within.contains(id.index_id()));
-                let hits = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-                matches.add(id, hits, is_wanted)?;
-            }
-            Ok(matches)
+            let mut rows = db.prepare_cached(
+                "SELECT term_rows(records_fts, ?2) FROM records_fts WHERE records_fts MATCH ?1 LIMIT 1",
+            )?;
+            let mut rows = rows.query((query, texts_changed))?;
+            let Some(row) = rows.next()? else { return Ok(Vec::new()) };
+            let blob = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+            Ok(bm25::scores(blob).ok_or(rusqlite::Error::InvalidQuery)?)
         })?;
-        let mut hits = matches.scores();
+        let is_wanted = |id: &RecordId| within.is_none_or(|within| within.contains(id.index_id()));
+        let found = found.into_iter().filter(|(id, _)| is_wanted(id));
+        let mut hits: Vec<_> = found.map(|(id, score)| (id, score as f32)).collect();
         let better = |a: &(RecordId, f32), b: &(RecordId, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if hits.len() > limit {
             hits.select_nth_unstable_by(limit, better);
