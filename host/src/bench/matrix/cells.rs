@@ -92,8 +92,8 @@ impl Files<'_> {
         let shaped = |shape: &str, text: &str| ShapedText { shape: shape.to_owned(), text: text.to_owned() };
         let count = set.documents.len().min(SAMPLE);
         let drawn = (0..count).map(|at| &set.documents[at * set.documents.len() / count]);
-        let sample = drawn.map(|document| shaped("sample", &document.text));
-        let documents = set.documents.iter().map(|document| shaped("documents", &document.text));
+        let sample = drawn.map(|document| shaped("sample", &document.whole()));
+        let documents = set.documents.iter().map(|document| shaped("documents", &document.whole()));
         let questions = set.questions.iter().map(|question| shaped("questions", &question.text));
         let all = BenchTexts(sample.clone().chain(documents).chain(questions).collect());
         for (path, texts) in [(self.sample(), BenchTexts(sample.collect())), (self.texts(), all)] {
@@ -290,5 +290,28 @@ pub(super) fn cache(
     match worker.ask(replay)? {
         ReplayReply::Replayed(replayed) => Ok(replayed),
         other => Err(worker.odd(&other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::data::read_lines;
+
+    #[test]
+    fn a_document_is_embedded_with_its_title() {
+        let data = tempfile::tempdir().expect("a folder");
+        let put = |file: &str, text: &str| fs::write(data.path().join(file), text).expect("written");
+        fs::create_dir(data.path().join("qrels")).expect("a folder");
+        put("corpus.jsonl", r#"{"_id": "d", "title": "Tides", "text": "The moon draws the sea."}"#);
+        put("queries.jsonl", r#"{"_id": "q", "text": "why is there ebb"}"#);
+        put("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq\td\t1\n");
+        let set = MatrixSet::from_data(data.path(), None).expect("a set");
+        let files = Files { folder: &data.path().join("work"), matrix: String::new() };
+        files.write_texts(&set).expect("written");
+        let texts: Vec<ShapedText> = read_lines(&files.texts()).expect("texts");
+        let texts: Vec<_> = texts.iter().map(|text| (text.shape.as_str(), text.text.as_str())).collect();
+        let whole = "Tides The moon draws the sea.";
+        assert_eq!(texts, [("sample", whole), ("documents", whole), ("questions", "why is there ebb")]);
     }
 }
