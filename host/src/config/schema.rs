@@ -12,6 +12,7 @@ use super::{
 use magray_model::GpuTuning;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
+use std::{num::NonZero, sync::LazyLock, thread};
 
 const GIB: u64 = 1 << 30;
 const UNLIMITED: i64 = i64::MAX;
@@ -383,8 +384,11 @@ pub struct Plugins {
 impl Plugins {
     /// Threads that a plugin may keep busy.
     pub fn thread_budget(&self) -> usize {
+        // Each search asks for it, and the system reads files of control groups to tell.
+        static CORES: LazyLock<usize> =
+            LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
         match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            0 => *CORES,
             threads => threads,
         }
     }

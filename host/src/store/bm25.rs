@@ -10,8 +10,7 @@ use super::{
 use arc_swap::ArcSwap;
 use rusqlite::{Connection, ffi};
 use std::{
-    cmp::Ordering::{Equal, Greater, Less},
-    ffi::{c_int, c_void},
+    ffi::{CStr, c_int, c_void},
     ptr,
     sync::{
         Arc, OnceLock,
@@ -19,11 +18,9 @@ use std::{
     },
 };
 
-/// The auxiliary function: `term_rows(records_fts, texts_changed)` is a blob that [`scores`] reads, the same for every row of
-/// a query.
-const TERM_ROWS: &std::ffi::CStr = c"term_rows";
-/// Bytes of a row of a term: id, how often it has the term, and its length.
-const ROW: usize = 16;
+/// The auxiliary function: `term_rows(records_fts, texts_changed)`, the same for every row of a query, is a blob that
+/// [`scores`] reads.
+const TERM_ROWS: &CStr = c"term_rows";
 /// The parameters of BM25, those of FTS5.
 const K1: f64 = 1.2;
 const B: f64 = 0.75;
@@ -64,11 +61,16 @@ impl Default for Lengths {
 }
 
 impl Lengths {
-    /// Forgets what is known where texts have changed since.
-    pub(super) fn at(&self, texts_changed: i64) {
-        if self.0.load().texts_changed < texts_changed {
-            self.0.store(Arc::new(Known::new(texts_changed)));
+    /// What is known of the texts after so many changes of them; what was known of those before is over. None where
+    /// others have seen a later state already.
+    fn at(&self, texts_changed: i64) -> Option<Arc<Known>> {
+        let known = self.0.load_full();
+        if known.texts_changed >= texts_changed {
+            return (known.texts_changed == texts_changed).then_some(known);
         }
+        let known = Arc::new(Known::new(texts_changed));
+        self.0.store(Arc::clone(&known));
+        Some(known)
     }
 }
 
@@ -129,15 +131,14 @@ unsafe extern "C" fn term_rows(
     }
 }
 
-/// The rows of a term, as they come.
+/// What [`take_row`] needs and makes.
 struct Rows {
     blob: Vec<u8>,
-    /// What is known of the texts as the query sees them.
     known: Option<Arc<Known>>,
 }
 
-/// Rows and terms of all the index, 8 bytes each; then for each term how many rows have it, 8 bytes, and those, [`ROW`]
-/// bytes each, by id.
+/// Numbers of 8 bytes: rows and terms of all the index; then for each term how many rows have it, and those by id, each
+/// its id, and in one number how often it has the term and, in the lower half, its length.
 ///
 /// # Safety
 /// `api` and `fts` are those of a call of an auxiliary function that was registered with [`Lengths`].
@@ -146,19 +147,15 @@ unsafe fn all_rows(
     fts: *mut ffi::Fts5Context,
     texts_changed: i64,
 ) -> Result<Vec<u8>, c_int> {
-    let (Some(user_data), Some(row_count), Some(total_size)) =
-        (api.xUserData, api.xRowCount, api.xColumnTotalSize)
+    let (Some(user_data), Some(row_count), Some(total_size), Some(phrase_count), Some(query_phrase)) =
+        (api.xUserData, api.xRowCount, api.xColumnTotalSize, api.xPhraseCount, api.xQueryPhrase)
     else {
-        return Err(ffi::SQLITE_MISUSE);
-    };
-    let (Some(phrase_count), Some(query_phrase)) = (api.xPhraseCount, api.xQueryPhrase) else {
         return Err(ffi::SQLITE_MISUSE);
     };
     // SAFETY: these are functions of the interface with the context that it gave; every pointer is to a local that outlives
     // the call. The user data is what `register` gave, alive while the connection is.
     unsafe {
-        let known = (*user_data(fts).cast::<Lengths>()).0.load_full();
-        let known = (known.texts_changed == texts_changed).then_some(known);
+        let known = (*user_data(fts).cast::<Lengths>()).at(texts_changed);
         let mut rows = Rows { blob: Vec::new(), known };
         let (mut count, mut terms) = (0, 0);
         ok(row_count(fts, &mut count))?;
@@ -170,8 +167,8 @@ unsafe fn all_rows(
             rows.blob.extend([0; 8]);
             let taker: *mut Rows = &mut rows;
             ok(query_phrase(fts, phrase, taker.cast(), Some(take_row)))?;
-            let of_term = (rows.blob.len() - place - 8) / ROW;
-            rows.blob[place..place + 8].copy_from_slice(&(of_term as u64).to_le_bytes());
+            let of_term = (rows.blob.len() - place - 8) / 16;
+            rows.blob[place..place + 8].copy_from_slice(&(of_term as i64).to_le_bytes());
         }
         Ok(rows.blob)
     }
@@ -185,37 +182,41 @@ unsafe extern "C" fn take_row(
 ) -> c_int {
     // SAFETY: FTS5 calls it with its interface, a context for the row, and the `Rows` of `all_rows`, which nobody else
     // uses meanwhile. Every other pointer is to a local.
-    let taken = unsafe {
+    unsafe {
         let (api, rows) = (&*api, &mut *rows.cast::<Rows>());
-        match (api.xRowid, api.xColumnSize, api.xPhraseFirst, api.xPhraseNext) {
-            (Some(row_id), Some(column_size), Some(first), Some(next)) => {
-                let id = row_id(fts);
-                let mut place = ffi::Fts5PhraseIter { a: ptr::null(), b: ptr::null() };
-                let (mut column, mut offset, mut times) = (0, 0, 0u32);
-                let mut code = first(fts, 0, &mut place, &mut column, &mut offset);
-                while code == ffi::SQLITE_OK && column >= 0 {
-                    times += 1;
-                    next(fts, &mut place, &mut column, &mut offset);
-                }
-                let known = rows.known.as_ref().and_then(|known| known.of(id));
-                let mut length = known.map_or(0, |known| known.load(Ordering::Relaxed));
-                if length == 0 && code == ffi::SQLITE_OK {
-                    let mut terms = 0;
-                    code = column_size(fts, -1, &mut terms);
-                    length = u32::try_from(terms).unwrap_or(0);
-                    if let Some(known) = known {
-                        known.store(length, Ordering::Relaxed);
-                    }
-                }
-                rows.blob.extend(id.to_le_bytes());
-                rows.blob.extend(times.to_le_bytes());
-                rows.blob.extend(length.to_le_bytes());
-                ok(code)
-            }
-            _ => Err(ffi::SQLITE_MISUSE),
+        let (Some(row_id), Some(column_size), Some(first), Some(next)) =
+            (api.xRowid, api.xColumnSize, api.xPhraseFirst, api.xPhraseNext)
+        else {
+            return ffi::SQLITE_MISUSE;
+        };
+        let id = row_id(fts);
+        let mut place = ffi::Fts5PhraseIter { a: ptr::null(), b: ptr::null() };
+        let (mut column, mut offset, mut times) = (0, 0, 0_i64);
+        let found = first(fts, 0, &mut place, &mut column, &mut offset);
+        if found != ffi::SQLITE_OK {
+            return found;
         }
-    };
-    taken.err().unwrap_or(ffi::SQLITE_OK)
+        while column >= 0 {
+            times += 1;
+            next(fts, &mut place, &mut column, &mut offset);
+        }
+        let known = rows.known.as_ref().and_then(|known| known.of(id));
+        let mut length = known.map_or(0, |known| known.load(Ordering::Relaxed));
+        if length == 0 {
+            let mut terms = 0;
+            let read = column_size(fts, -1, &mut terms);
+            if read != ffi::SQLITE_OK {
+                return read;
+            }
+            length = u32::try_from(terms).unwrap_or(0);
+            if let Some(known) = known {
+                known.store(length, Ordering::Relaxed);
+            }
+        }
+        rows.blob.extend(id.to_le_bytes());
+        rows.blob.extend((times << 32 | i64::from(length)).to_le_bytes());
+        ffi::SQLITE_OK
+    }
 }
 
 fn ok(code: c_int) -> Result<(), c_int> {
@@ -224,62 +225,29 @@ fn ok(code: c_int) -> Result<(), c_int> {
 
 /// The BM25 of each record that has one of the terms, by id; none where it is no blob of `term_rows`.
 pub(super) fn scores(blob: &[u8]) -> Option<Vec<(RecordId, f64)>> {
-    let (rows, blob) = blob.split_first_chunk()?;
-    let (terms, mut blob) = blob.split_first_chunk()?;
-    let (rows, terms) = (i64::from_le_bytes(*rows) as f64, i64::from_le_bytes(*terms) as f64);
+    let mut numbers = blob.as_chunks().0.iter().map(|&number| i64::from_le_bytes(number));
+    let (rows, terms) = (numbers.next()? as f64, numbers.next()? as f64);
     let average = terms / rows.max(1.0);
-    let mut by_term = Vec::new();
-    while !blob.is_empty() {
-        let (count, rest) = blob.split_first_chunk()?;
-        let count = u64::from_le_bytes(*count);
-        let (of_term, rest) = rest.split_at_checked(usize::try_from(count).ok()?.checked_mul(ROW)?)?;
-        blob = rest;
+    let mut scores = Vec::with_capacity(blob.len() / 16);
+    while let Some(count) = numbers.next() {
         let idf = ((rows - count as f64 + 0.5) / (count as f64 + 0.5)).ln();
         // A term of more than half of the rows, as FTS5 has it.
         let idf = if idf <= 0.0 { 1e-6 } else { idf };
-        let score = |row: &[u8; ROW]| {
-            let [a, b, c, d, e, f, g, h, i, j, k, l, length @ ..] = *row;
-            let (times, length) = (f64::from(u32::from_le_bytes([i, j, k, l])), u32::from_le_bytes(length));
-            let norm = K1 * (1.0 - B + B * f64::from(length) / average);
-            (
-                RecordId(i64::from_le_bytes([a, b, c, d, e, f, g, h])),
-                idf * times * (K1 + 1.0) / (times + norm),
-            )
-        };
-        by_term.push(of_term.as_chunks().0.iter().map(score).collect());
-    }
-    Some(sum(by_term))
-}
-
-/// One list by id of several, with the sum of the scores of an id.
-fn sum(mut lists: Vec<Vec<(RecordId, f64)>>) -> Vec<(RecordId, f64)> {
-    // Two by two, so that each score is moved as often as the number of lists can be halved.
-    while lists.len() > 1 {
-        lists = lists
-            .chunks(2)
-            .map(|pair| match pair {
-                [a, b] => sum_of_two(a, b),
-                one => one.concat(),
-            })
-            .collect();
-    }
-    lists.pop().unwrap_or_default()
-}
-
-fn sum_of_two(mut a: &[(RecordId, f64)], mut b: &[(RecordId, f64)]) -> Vec<(RecordId, f64)> {
-    let mut both = Vec::with_capacity(a.len() + b.len());
-    while let (Some((first, rest_a)), Some((second, rest_b))) = (a.split_first(), b.split_first()) {
-        match first.0.cmp(&second.0) {
-            Less => both.push(*first),
-            Greater => both.push(*second),
-            Equal => both.push((first.0, first.1 + second.1)),
+        for _ in 0..count {
+            let (id, counts) = (numbers.next()?, numbers.next()?);
+            let (times, length) = ((counts >> 32) as f64, f64::from(counts as u32));
+            let norm = K1 * (1.0 - B + B * length / average);
+            scores.push((RecordId(id), idf * times * (K1 + 1.0) / (times + norm)));
         }
-        a = if first.0 <= second.0 { rest_a } else { a };
-        b = if second.0 <= first.0 { rest_b } else { b };
     }
-    both.extend(a);
-    both.extend(b);
-    both
+    // The rows of each term are in order already, which is what this sort is quick with.
+    scores.sort_by_key(|score| score.0);
+    scores.dedup_by(|next, score| {
+        let same = next.0 == score.0;
+        score.1 += if same { next.1 } else { 0.0 };
+        same
+    });
+    Some(scores)
 }
 
 #[cfg(test)]

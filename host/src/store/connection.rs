@@ -21,7 +21,8 @@ const WRITER_CACHE_KIB: i64 = 32 * 1024;
 /// Prepared statements that a connection keeps.
 const STATEMENTS: usize = 64;
 
-/// Readers that are kept open while nobody uses them.
+/// Readers that are kept open while nobody uses them. One that is opened anew reads the schema and plans its statements,
+/// which takes longer than a search.
 const IDLE_READERS: usize = 32;
 
 /// Opens the connection that writes; makes the database, or migrates it, where needed.
@@ -91,10 +92,9 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    /// `lengths` are those of the records of this database.
-    pub(super) fn new(path: &Path, options: &StoreOptions, lengths: &Lengths) -> Self {
-        let (path, options, lengths) = (path.to_path_buf(), options.clone(), lengths.clone());
-        Self { path, options, lengths, idle: Mutex::default() }
+    pub(super) fn new(path: &Path, options: &StoreOptions) -> Self {
+        let (path, options) = (path.to_path_buf(), options.clone());
+        Self { path, options, lengths: Lengths::default(), idle: Mutex::default() }
     }
 
     /// Runs `work` in one read transaction: all that it reads is of one moment, and no writer waits.

@@ -3,8 +3,8 @@ use super::{IdSet, RecordId, Store, StoreError, bm25, terms::Terms};
 use rusqlite::Connection;
 
 impl Store {
-    /// The records that have at least one of `terms` and are in `within`, with their BM25 over title and text: first the `limit` best, best
-    /// first and of equals the older, then the others in any order. Terms are those of
+    /// The records that have at least one of `terms` and are in `within`, with their BM25 over title and text: first the
+    /// `limit` best, best first and of equals the older, then the others in any order. Terms are those of
     /// [`query_terms`](super::query_terms).
     ///
     /// # Errors
@@ -21,15 +21,12 @@ impl Store {
         // Quoted, so that none is an operator.
         let query = terms.iter().map(|term| format!("\"{term}\"")).collect::<Vec<_>>().join(" OR ");
         let found = self.read(|db| {
-            let texts_changed = db
-                .prepare_cached("SELECT texts_changed FROM meta")?
-                .query_row([], |row| row.get::<_, i64>(0))?;
-            self.lengths.at(texts_changed);
             // All of them: for each that is asked for by its id FTS5 would count all of them anew.
             let mut rows = db.prepare_cached(
-                "SELECT term_rows(records_fts, ?2) FROM records_fts WHERE records_fts MATCH ?1 LIMIT 1",
+                "SELECT term_rows(records_fts, (SELECT texts_changed FROM meta))
+                 FROM records_fts WHERE records_fts MATCH ?1 LIMIT 1",
             )?;
-            let mut rows = rows.query((query, texts_changed))?;
+            let mut rows = rows.query([query])?;
             let Some(row) = rows.next()? else { return Ok(Vec::new()) };
             let blob = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
             Ok(bm25::scores(blob).ok_or(rusqlite::Error::InvalidQuery)?)

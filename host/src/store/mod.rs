@@ -73,7 +73,6 @@ pub use terms::{query_terms, text_terms};
 pub use vectors::{Space, SpaceId};
 
 use access::Accesses;
-use bm25::Lengths;
 use connection::Readers;
 use error::Fault;
 use rusqlite::{Connection, ffi};
@@ -120,8 +119,6 @@ impl Default for StoreOptions {
 pub struct Store {
     path: PathBuf,
     readers: Readers,
-    /// Of the keyword index.
-    lengths: Lengths,
     accesses: Accesses,
     /// `None` where the store is read only.
     writer: Option<Writer>,
@@ -144,8 +141,7 @@ impl Store {
             return Err(StoreError::Missing { path: path.to_path_buf() });
         }
         let shared = exclusive::share(path, options.busy_timeout)?;
-        let lengths = Lengths::default();
-        let readers = Readers::new(path, options, &lengths);
+        let readers = Readers::new(path, options);
         let writer = if options.read_only {
             let version = readers.read(|db| schema::version(db, path))?;
             if version < schema::VERSION {
@@ -157,7 +153,7 @@ impl Store {
             Some(Writer::start(path, options)?)
         };
         let (path, accesses) = (path.to_path_buf(), Accesses::new());
-        Ok(Self { path, readers, lengths, accesses, writer, id: OnceLock::new(), _shared: shared })
+        Ok(Self { path, readers, accesses, writer, id: OnceLock::new(), _shared: shared })
     }
 
     /// What tells this database from every other, even from one that is made at the same path when
