@@ -38,7 +38,7 @@ impl Store {
         self.read(|db| {
             let mut one = db.prepare_cached(
                 "SELECT layer, project, session, source_path, created_ms, last_access_ms, access_count
-                 FROM records WHERE id = ?1",
+                 FROM records INDEXED BY records_standing WHERE id = ?1",
             )?;
             let mut standings = Vec::new();
             for id in ids {
