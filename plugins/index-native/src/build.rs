@@ -2,7 +2,7 @@
 
 use crate::{
     container::{Container, MAX_PLACES, Part, Scanned, Shape, anonymous},
-    graph,
+    graph, int4,
     int8::{self, Quantizer},
     ivf::{self, Lists},
     options::{Layout, Options},
@@ -118,7 +118,8 @@ struct Slice<'a> {
     scales: &'a mut [f32],
     factors: &'a mut [Factors],
     bits: &'a mut [Word],
-    half: &'a mut [i32],
+    /// As bytes, for they are of either type.
+    half: &'a mut [u8],
     codes: &'a mut [u8],
     originals: &'a mut [u8],
 }
@@ -134,6 +135,7 @@ struct Encoder<'a> {
     lists: Option<&'a Lists>,
     wide: bool,
     scanned: Scanned,
+    step: Option<f32>,
 }
 
 /// How an index of so many rows of this width is laid out.
@@ -183,8 +185,14 @@ pub(crate) fn build(
         let message = format!("{rows} vectors are more than one index holds; partition them");
         return Err(Error::new(ErrorCode::UNSUPPORTED, message));
     }
-    let quantizer = Quantizer::fit(spec.dim, &source.sample(int8::SAMPLE));
+    let sample = source.sample(int8::SAMPLE);
+    let quantizer = Quantizer::fit(spec.dim, &sample);
     let plan = Plan::new(options, rows, spec.dim);
+    let step = match plan.scanned {
+        Scanned::Bytes => None,
+        _ => int4::fit(quantizer.center(), &sample),
+    };
+    drop(sample);
     let lists = match plan.lists {
         0 => None,
         count => Some(ivf::lists(cx, threads, count, options.seed, source, &quantizer)?),
@@ -204,6 +212,7 @@ pub(crate) fn build(
         seed: options.seed,
         wide: source.is_wide(),
         scale: quantizer.scale(),
+        step,
     };
     let rotation = Rotation::new(32 * rabitq::words(spec.dim), shape.seed);
     let byte_kernel = int8::Kernel::detect();
@@ -247,6 +256,7 @@ pub(crate) fn build(
         lists,
         wide: shape.wide,
         scanned: shape.scanned,
+        step,
     };
     let done = AtomicUsize::new(0);
     parallel::map(threads, encoder.slices(parts), |slice| {
@@ -320,9 +330,10 @@ impl Encoder<'_> {
         let mut scales = numbers::<f32>(&mut parts, Part::Scales).chunks_mut(places);
         let mut factors = numbers(&mut parts, Part::Factors).chunks_mut(PART);
         let mut bits = numbers(&mut parts, Part::Bits).chunks_mut(PART * rabitq::words(self.spec.dim));
-        let mut half = numbers(&mut parts, Part::Half).chunks_mut(places);
+        let mut half = numbers(&mut parts, Part::Half).chunks_mut(places * size_of::<i32>());
         let block_bytes = match self.scanned {
             Scanned::Bytes => int8::block_bytes(self.spec.dim),
+            _ if self.step.is_some() => ROWS * int4::stride(self.spec.dim),
             _ => ROWS * int8::stride(self.spec.dim),
         };
         let mut codes = numbers(&mut parts, Part::Codes).chunks_mut(PART * block_bytes);
@@ -374,12 +385,18 @@ impl Encoder<'_> {
                     row.iter_mut().for_each(|v| *v *= scale);
                 }
             }
-            let half = &mut slice.half[place..place + ROWS];
+            let half = &mut slice.half[place * size_of::<i32>()..][..ROWS * size_of::<i32>()];
             if self.scanned == Scanned::Bytes {
-                self.quantizer.encode(self.byte_kernel, &rows, &mut laid, half);
+                self.quantizer.encode(self.byte_kernel, &rows, &mut laid, bytemuck::cast_slice_mut(half));
                 int8::interleave(&laid, block);
+            } else if let Some(step) = self.step {
+                let codes = block.chunks_exact_mut(int4::stride(dim));
+                let halves: &mut [f32] = bytemuck::cast_slice_mut(half);
+                for ((row, code), half) in rows.chunks_exact(dim).zip(codes).zip(halves) {
+                    *half = int4::encode(row, center, step, code);
+                }
             } else {
-                self.quantizer.encode(self.byte_kernel, &rows, block, half);
+                self.quantizer.encode(self.byte_kernel, &rows, block, bytemuck::cast_slice_mut(half));
             }
             let Some(factors) = slice.factors.get_mut(b) else { continue };
             let centroid = self.lists.map_or(center, |lists| lists.centroid(slice.block + b));

@@ -12,8 +12,8 @@
 //! | starts | `lists + 1` u32: the first block of each list; only with lists |
 //! | factors | one [`Factors`] a block; only where codes of one bit are scanned |
 //! | bits | `[blocks, words]` of [`Word`] row-major; as `factors` |
-//! | half | `places` i32, see [`int8::Codes`] |
-//! | codes | u8: [`int8::Blocks`] where they are scanned, else `[places, stride]` row-major, see [`int8::Codes`] |
+//! | half | `places` i32, see [`int8::Codes`], or f32, see [`int4::Codes`](crate::int4::Codes) |
+//! | codes | u8: [`int8::Blocks`] where they are scanned, else `[places, stride]` row-major, see [`Codes`](crate::codes::Codes) |
 //! | originals | `[places, dim]` row-major, f16 where that loses nothing, else f32 |
 //! | graph | `graph_bytes` of u32, see [`graph`](crate::graph); only with the layout `graph` |
 //!
@@ -22,7 +22,7 @@
 //! and `graph` is checked where it is used.
 
 use crate::{
-    int8,
+    int4, int8,
     rabitq::{self, Factors, ROWS, Word},
 };
 use bytemuck::{Pod, Zeroable};
@@ -37,7 +37,7 @@ use std::{
 };
 
 const MAGIC: [u8; 8] = *b"MGRNATV\0";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const ALIGN: usize = 64;
 
 /// A place has a number of 32 bits.
@@ -71,7 +71,9 @@ struct RawShape {
     /// Of the int8 codes, as bits.
     scale: u32,
     probes: u64,
-    scanned: u64,
+    scanned: u32,
+    /// Of the codes of four bits, as bits; 0 where the codes are of eight.
+    step: u32,
 }
 
 /// Which codes of all rows, or of those in some lists, a search scans.
@@ -105,6 +107,8 @@ pub(crate) struct Shape {
     pub(crate) wide: bool,
     /// Of the int8 codes.
     pub(crate) scale: f32,
+    /// Of the codes of four bits, where those of the rows are such.
+    pub(crate) step: Option<f32>,
 }
 
 impl Shape {
@@ -122,7 +126,8 @@ impl Shape {
             wide: u32::from(self.wide),
             scale: self.scale.to_bits(),
             probes: self.probes as u64,
-            scanned: self.scanned as u64,
+            scanned: self.scanned as u32,
+            step: self.step.unwrap_or(0.0).to_bits(),
         }
     }
 
@@ -141,12 +146,14 @@ impl Shape {
             seed: raw.seed,
             wide: raw.wide == 1,
             scale: f32::from_bits(raw.scale),
+            step: (raw.step != 0).then(|| f32::from_bits(raw.step)),
         };
         let possible = shape.rows <= shape.places
             && shape.places <= MAX_PLACES
             && shape.places.is_multiple_of(ROWS)
             && shape.lists <= shape.rows
             && shape.probes <= shape.lists
+            && shape.step.is_none_or(|step| step.is_finite() && step > 0.0)
             && (shape.graph_bytes > 0) == (shape.scanned == Scanned::None);
         (possible && shape.raw() == *raw).then_some(shape)
     }
@@ -255,12 +262,17 @@ impl Part {
             Self::Bits => (bit_blocks.checked_mul(rabitq::words(spec.dim))?, size_of::<Word>()),
             Self::Half => (places, 4),
             Self::Codes if shape.scanned == Scanned::Bytes => (shape.blocks(), int8::block_bytes(spec.dim)),
-            Self::Codes => (places, int8::stride(spec.dim)),
+            Self::Codes => (places, row_bytes(spec.dim, shape)),
             Self::Originals => (places.checked_mul(spec.dim)?, if shape.wide { 4 } else { 2 }),
             Self::Graph => (shape.graph_bytes, 1),
         };
         count.checked_mul(size)
     }
+}
+
+/// Bytes of the code of a row, where codes lie row by row.
+fn row_bytes(dim: usize, shape: &Shape) -> usize {
+    if shape.step.is_some() { int4::stride(dim) } else { int8::stride(dim) }
 }
 
 /// Where each part lies, in bytes from the begin of the file.

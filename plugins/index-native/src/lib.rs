@@ -15,10 +15,12 @@
 mod best;
 mod build;
 mod candidates;
+mod codes;
 mod container;
 mod exact;
 mod graph;
 mod index;
+mod int4;
 mod int8;
 mod ivf;
 mod options;

@@ -25,7 +25,7 @@ mod search;
 mod tests;
 
 pub(crate) use build::{Params, build};
-pub(crate) use search::{ByCodes, Scratch};
+pub(crate) use search::{Scorer, Scratch};
 
 use std::ops::Range;
 

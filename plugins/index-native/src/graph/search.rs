@@ -1,7 +1,7 @@
 //! Walking a graph towards a query.
 
 use super::{EXPANDED, Graph};
-use crate::int8::{Codes, Kernel, Query, prefetch};
+use crate::int8::prefetch;
 use std::{
     cmp::{Ordering, Reverse},
     collections::BinaryHeap,
@@ -37,42 +37,6 @@ impl PartialOrd for Candidate {
 pub(crate) trait Scorer {
     /// Writes a number for each row of `rows`, less for the nearer; it must be finite.
     fn score(&mut self, rows: &[u32], out: &mut [f32]);
-}
-
-/// Measures by int8 codes.
-#[derive(Debug)]
-pub(crate) struct ByCodes<'a> {
-    codes: Codes<'a>,
-    kernel: Kernel,
-    query: Query<'a>,
-    /// Whether by distance, and not by the dot product.
-    distance: bool,
-    dots: Vec<i32>,
-}
-
-impl<'a> ByCodes<'a> {
-    /// For a query of [`Quantizer::push_query`](crate::int8::Quantizer::push_query); `distance` under
-    /// [`Metric::L2`](magray_plugin_api::Metric::L2).
-    pub(crate) fn new(kernel: Kernel, codes: Codes<'a>, query: Query<'a>, distance: bool) -> Self {
-        Self { codes, kernel, query, distance, dots: Vec::new() }
-    }
-}
-
-impl Scorer for ByCodes<'_> {
-    #[inline]
-    fn score(&mut self, rows: &[u32], out: &mut [f32]) {
-        self.dots.resize(rows.len(), 0);
-        if self.distance {
-            for &row in rows {
-                prefetch(&self.codes.half()[row as usize..=row as usize]);
-            }
-        }
-        self.kernel.dots(&self.codes, self.query, rows, &mut self.dots);
-        for ((out, &dot), &row) in out.iter_mut().zip(&self.dots).zip(rows) {
-            let half = if self.distance { self.codes.half()[row as usize] } else { 0 };
-            *out = half.wrapping_sub(dot) as f32;
-        }
-    }
 }
 
 /// The room that one search after the other needs; one a thread.

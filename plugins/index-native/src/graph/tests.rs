@@ -1,5 +1,8 @@
 use super::{search::Candidate, *};
-use crate::int8::{Codes, Kernel, Quantizer, Queries, stride};
+use crate::{
+    codes::{self, ByCodes, Query},
+    int8::{Codes, Kernel, Quantizer, stride},
+};
 use build::mix;
 use magray_plugin_api::{CallContext, ErrorCode, Metric};
 use proptest::prelude::*;
@@ -109,14 +112,12 @@ impl Data {
         self.exact(query, found.iter().map(|candidate| candidate.row))
     }
 
-    fn query(&self, query: &[f32]) -> Queries {
-        let mut queries = Queries::new(stride(self.dim));
-        self.quantizer.push_query(self.metric, query, &mut queries);
-        queries
+    fn query(&self, query: &[f32]) -> Query {
+        Query::new(self.metric, query, &self.quantizer, None)
     }
 
-    fn scorer<'a>(&'a self, queries: &'a Queries) -> ByCodes<'a> {
-        ByCodes::new(Kernel::detect(), self.codes(), queries.get(0), self.metric == Metric::L2)
+    fn scorer<'a>(&'a self, query: &'a Query) -> ByCodes<'a> {
+        ByCodes::new(Kernel::detect(), codes::Codes::Bytes(self.codes()), query, self.metric)
     }
 
     fn exact(&self, query: &[f32], rows: impl Iterator<Item = u32>) -> Vec<u32> {

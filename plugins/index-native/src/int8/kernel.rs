@@ -53,6 +53,18 @@ impl Kernel {
         unsafe { dots(self, codes, query, ids, out) }
     }
 
+    /// Writes the dot product of `values` with the codes of four bits of each row of `ids`, `[n, values.len() / 2]`, as
+    /// [`int4`](crate::int4) lays them out, into `out`. A code is taken for a number from 0 to 15.
+    ///
+    /// # Panics
+    /// Where an id is no row, or the lengths differ.
+    #[inline]
+    pub(crate) fn nibble_dots(self, codes: &[u8], values: &[i8], ids: &[u32], out: &mut [i32]) {
+        assert!(ids.len() == out.len() && values.len().is_multiple_of(2 * super::LANE));
+        // SAFETY: `available` found what the kernel needs, and the values are of whole lines.
+        unsafe { nibble_dots(self, codes, values, ids, out) }
+    }
+
     /// Writes the dot products of one row with the queries `range` into `out`.
     ///
     /// # Panics
@@ -152,6 +164,9 @@ pub(super) const COLUMNS: usize = 32;
 /// Rows that are asked of memory ahead of the one that is compared. Measured: 4 to 6 are best.
 const AHEAD: usize = 4;
 
+/// The same of rows of four bits a number, which are half as long.
+const NIBBLES_AHEAD: usize = 8;
+
 #[cfg(target_arch = "x86_64")]
 fn vnni() -> bool {
     is_x86_feature_detected!("avx512f")
@@ -204,6 +219,8 @@ pub(super) trait Lanes: Copy {
     /// A register of this sum.
     unsafe fn all(sum: i32) -> Self;
     unsafe fn codes(from: *const u8) -> Self::Codes;
+    /// The lower and the upper halves of a register of bytes, as codes that stand for what they are.
+    unsafe fn nibbles(from: *const u8) -> [Self::Codes; 2];
     unsafe fn values(from: *const i8) -> Self::Values;
     unsafe fn splat(from: *const i8) -> Self::Values;
     unsafe fn add_products(self, codes: Self::Codes, values: Self::Values) -> Self;
@@ -257,6 +274,10 @@ by_kernel! {
     fn dots(codes: &Codes<'_>, query: Query<'_>, ids: &[u32], out: &mut [i32]) = wide::dots, plain::dots;
 }
 by_kernel! {
+    fn nibble_dots(codes: &[u8], values: &[i8], ids: &[u32], out: &mut [i32])
+        = wide::nibble_dots, plain::nibble_dots;
+}
+by_kernel! {
     fn against(code: &[u8], values: &[i8], offsets: &[i32], out: &mut [i32]) = wide::against, plain::against;
 }
 by_kernel! {
@@ -287,7 +308,7 @@ by_kernel! {
 /// What runs on registers. Loops instead of closures: a closure has not the features of the function
 /// around it.
 mod wide {
-    use super::{AHEAD, COLUMNS, Codes, Lanes, Query, ROWS, STRIP_AHEAD, ask, plain};
+    use super::{AHEAD, COLUMNS, Codes, Lanes, NIBBLES_AHEAD, Query, ROWS, STRIP_AHEAD, ask, plain};
 
     /// # Safety
     /// The CPU has the registers, and the query is as wide as the rows.
@@ -303,6 +324,39 @@ mod wide {
                     super::prefetch(codes.row(next as usize));
                 }
                 *out = dot::<V>(codes.row(id as usize), query);
+            }
+        }
+    }
+
+    /// # Safety
+    /// The CPU has the registers, and the values are a multiple of 128.
+    #[inline(always)]
+    pub(super) unsafe fn nibble_dots<V: Lanes>(codes: &[u8], values: &[i8], ids: &[u32], out: &mut [i32]) {
+        const LINE: usize = crate::int8::LANE;
+        let (stride, width) = (values.len() / 2, 4 * V::SUMS);
+        let row = |id: u32| &codes[id as usize * stride..][..stride];
+        for &id in ids.iter().take(NIBBLES_AHEAD) {
+            super::prefetch(row(id));
+        }
+        for (at, (&id, out)) in ids.iter().zip(out).enumerate() {
+            if let Some(&next) = ids.get(at + NIBBLES_AHEAD) {
+                super::prefetch(row(next));
+            }
+            let (row, values) = (row(id).as_ptr(), values.as_ptr());
+            // SAFETY: a row has a line of bytes for each two lines of values, and a line is a multiple of registers
+            // long.
+            unsafe {
+                let mut sums = [V::all(0); 4];
+                for (number, line) in (0..stride).step_by(LINE).enumerate() {
+                    let (values, pair) = (values.add(2 * line), 2 * (number % 2));
+                    for part in (0..LINE).step_by(width) {
+                        let [low, high] = V::nibbles(row.add(line + part));
+                        sums[pair] = sums[pair].add_products(low, V::values(values.add(part)));
+                        sums[pair + 1] =
+                            sums[pair + 1].add_products(high, V::values(values.add(LINE + part)));
+                    }
+                }
+                *out = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
             }
         }
     }

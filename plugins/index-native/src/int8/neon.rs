@@ -24,6 +24,13 @@ impl Lanes for Neon {
         unsafe { vreinterpretq_s8_u8(veorq_u8(vld1q_u8(from), vdupq_n_u8(0x80))) }
     }
     #[inline(always)]
+    unsafe fn nibbles(from: *const u8) -> [int8x16_t; 2] {
+        unsafe {
+            let bytes = vld1q_u8(from);
+            [vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes)].map(|half| vreinterpretq_s8_u8(half))
+        }
+    }
+    #[inline(always)]
     unsafe fn values(from: *const i8) -> int8x16_t {
         unsafe { vld1q_s8(from) }
     }

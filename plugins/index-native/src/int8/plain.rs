@@ -1,7 +1,7 @@
 //! The kernels that run anywhere, and the oracle of the others.
 
 use super::{
-    Codes, Query,
+    Codes, LANE, Query,
     kernel::{COLUMNS, ROWS},
 };
 
@@ -9,6 +9,19 @@ pub(super) fn dots(codes: &Codes<'_>, query: Query<'_>, ids: &[u32], out: &mut [
     for (&id, out) in ids.iter().zip(out) {
         let products = codes.row(id as usize).iter().zip(query.values);
         *out = products.map(|(&code, &value)| (i32::from(code) - 128) * i32::from(value)).sum();
+    }
+}
+
+pub(super) fn nibble_dots(codes: &[u8], values: &[i8], ids: &[u32], out: &mut [i32]) {
+    let stride = values.len() / 2;
+    for (&id, out) in ids.iter().zip(out) {
+        let row = &codes[id as usize * stride..][..stride];
+        let lines = row.chunks_exact(LANE).zip(values.chunks_exact(2 * LANE));
+        let products = lines.flat_map(|(line, values)| {
+            let numbers = line.iter().map(|byte| byte & 15).chain(line.iter().map(|byte| byte >> 4));
+            numbers.zip(values).map(|(number, &value)| i32::from(number) * i32::from(value))
+        });
+        *out = products.sum();
     }
 }
 

@@ -24,6 +24,13 @@ impl Lanes for Vnni {
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
     #[inline(always)]
+    unsafe fn nibbles(from: *const u8) -> [__m512i; 2] {
+        unsafe {
+            let (bytes, mask) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(15));
+            [_mm512_and_si512(bytes, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask)]
+        }
+    }
+    #[inline(always)]
     unsafe fn values(from: *const i8) -> __m512i {
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
@@ -76,6 +83,14 @@ impl Lanes for Avx2 {
         unsafe {
             let value = _mm256_xor_si256(_mm256_loadu_si256(from.cast()), _mm256_set1_epi8(-128));
             Signed { size: _mm256_abs_epi8(value), value }
+        }
+    }
+    #[inline(always)]
+    unsafe fn nibbles(from: *const u8) -> [Signed; 2] {
+        unsafe {
+            let (bytes, mask) = (_mm256_loadu_si256(from.cast()), _mm256_set1_epi8(15));
+            let halves = [bytes, _mm256_srli_epi16::<4>(bytes)].map(|half| _mm256_and_si256(half, mask));
+            halves.map(|value| Signed { size: value, value })
         }
     }
     #[inline(always)]

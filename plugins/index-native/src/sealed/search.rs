@@ -4,10 +4,11 @@ use super::Sealed;
 use crate::{
     best::Best,
     candidates::Candidates,
+    codes::{ByCodes, Codes, Query},
     container::{Part, Scanned},
     exact::Exact,
-    graph::{ByCodes, Graph, Scratch},
-    int8,
+    graph::{Graph, Scorer, Scratch},
+    int4, int8,
     ivf::list_of,
     parallel,
     rabitq::{self, Accept, ROWS, Scan, Target},
@@ -66,13 +67,23 @@ pub(crate) struct Request<'a> {
 }
 
 impl Sealed {
-    /// The int8 codes, where they lie row by row.
-    fn codes(&self) -> Option<int8::Codes<'_>> {
+    /// The codes of the rows, where they lie row by row.
+    fn codes(&self) -> Option<Codes<'_>> {
         if self.scanned() == Scanned::Bytes {
             return None;
         }
+        let codes = self.container.part(Part::Codes);
+        if self.container.shape().step.is_some() {
+            return int4::Codes::new(self.spec.dim, codes, self.container.part(Part::Half))
+                .map(Codes::Nibbles);
+        }
         let stride = int8::stride(self.spec.dim);
-        int8::Codes::new(stride, self.container.part(Part::Codes), self.container.part(Part::Half))
+        int8::Codes::new(stride, codes, self.container.part(Part::Half)).map(Codes::Bytes)
+    }
+
+    /// A query as it is compared with [`Sealed::codes`].
+    fn query(&self, query: &[f32]) -> Query {
+        Query::new(self.spec.metric, query, &self.quantizer, self.container.shape().step)
     }
 
     fn bits(&self) -> Scan<'_> {
@@ -117,12 +128,12 @@ impl Sealed {
         let share = request.queries.len().div_ceil(threads).clamp(1, GROUP);
         let groups: Vec<&[Vec<f32>]> = request.queries.chunks(share).collect();
         let found = parallel::map(threads, groups, |queries| {
-            let coded = self.coded(queries);
+            let coded: Vec<Query> = queries.iter().map(|query| self.query(query)).collect();
             let mut best = vec![best.clone(); queries.len()];
             for places in places.chunks((CHUNK_CODES / codes.stride()).max(1)) {
                 cx.check()?;
-                for (at, best) in best.iter_mut().enumerate() {
-                    self.offer(codes, coded.get(at), places, best);
+                for (query, best) in coded.iter().zip(&mut best) {
+                    self.offer(codes, query, places, best);
                 }
             }
             let found = queries.iter().zip(best);
@@ -370,31 +381,24 @@ impl Sealed {
         Ok(needed.copied().unwrap_or(1).clamp(1, self.lists()))
     }
 
-    /// Scores what a scan found by the int8 codes, and the best of that by the originals.
+    /// Scores what a scan found by the codes of the rows, and the best of that by the originals.
     fn rescore(&self, request: &Request<'_>, query: &Vec<f32>, found: Candidates) -> Vec<Hit> {
         let mut places = found.into_places();
         let mut best = Candidates::new(exact(request.k));
         if places.len() > best.limit()
             && let Some(codes) = self.codes()
         {
-            let coded = self.coded(std::slice::from_ref(query));
-            self.offer(codes, coded.get(0), &places, &mut best);
+            self.offer(codes, &self.query(query), &places, &mut best);
             places = best.into_places();
         }
         self.by_originals(request, query, &places)
     }
 
-    /// Offers each of `places` by its int8 code.
-    fn offer(&self, codes: int8::Codes<'_>, query: int8::Query<'_>, places: &[u32], best: &mut Candidates) {
-        let mut dots = vec![0; places.len()];
-        self.byte_kernel.dots(&codes, query, places, &mut dots);
-        for (&place, dot) in places.iter().zip(dots) {
-            let score = match self.spec.metric {
-                Metric::L2 => dot.wrapping_sub(codes.half()[place as usize]),
-                _ => dot,
-            };
-            best.push(score as f32, place as usize);
-        }
+    /// Offers each of `places` by its code.
+    fn offer(&self, codes: Codes<'_>, query: &Query, places: &[u32], best: &mut Candidates) {
+        let mut scores = vec![0.0; places.len()];
+        ByCodes::new(self.byte_kernel, codes, query, self.spec.metric).score(places, &mut scores);
+        places.iter().zip(scores).for_each(|(&place, score)| best.push(-score, place as usize));
     }
 
     /// The best of some places by the originals.
@@ -433,24 +437,21 @@ impl Sealed {
         cx: &dyn CallContext,
         request: &Request<'_>,
         graph: &Graph<'_>,
-        codes: int8::Codes<'_>,
+        codes: Codes<'_>,
     ) -> Result<Vec<Vec<Hit>>> {
         let work = request.queries.len() * request.breadth;
         let threads = request.threads.min(work / THREAD_STEPS).clamp(1, request.queries.len().max(1));
         let share = request.queries.len().div_ceil(threads).max(1);
         let exact = exact(request.k);
-        let breadth = request.breadth.max(exact);
+        let breadth = request.breadth.max(request.k);
         let groups: Vec<&[Vec<f32>]> = request.queries.chunks(share).collect();
         let found = parallel::map(threads, groups, |queries| {
             let mut scratch = self.scratches().pop().unwrap_or_default();
-            let mut coded = int8::Queries::new(codes.stride());
             let mut hits = Vec::with_capacity(queries.len());
             for query in queries {
                 cx.check()?;
-                coded.clear();
-                self.quantizer.push_query(self.spec.metric, query, &mut coded);
-                let by_distance = self.spec.metric == Metric::L2;
-                let mut scorer = ByCodes::new(self.byte_kernel, codes, coded.get(0), by_distance);
+                let coded = self.query(query);
+                let mut scorer = ByCodes::new(self.byte_kernel, codes, &coded, self.spec.metric);
                 let found = match request.accept {
                     None => Some(graph.search(&mut scorer, breadth, &mut scratch)),
                     Some(accept) => {

@@ -1,0 +1,85 @@
+//! The codes of rows, one after the other, by which candidates are compared.
+
+use crate::{
+    graph::Scorer,
+    int4,
+    int8::{self, Kernel, Quantizer, prefetch},
+};
+use magray_plugin_api::Metric;
+
+/// Eight bits a number, or four where these are enough.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Codes<'a> {
+    Bytes(int8::Codes<'a>),
+    Nibbles(int4::Codes<'a>),
+}
+
+impl Codes<'_> {
+    /// Bytes of a row.
+    pub(crate) fn stride(&self) -> usize {
+        match self {
+            Self::Bytes(codes) => codes.stride(),
+            Self::Nibbles(codes) => codes.stride(),
+        }
+    }
+}
+
+/// A query as it is compared with [`Codes`].
+#[derive(Clone, Debug)]
+pub(crate) enum Query {
+    Bytes(int8::Queries),
+    Nibbles(int4::Query),
+}
+
+impl Query {
+    /// Of `query`, of length 1 under cosine; `step` is that of codes of four bits.
+    pub(crate) fn new(metric: Metric, query: &[f32], quantizer: &Quantizer, step: Option<f32>) -> Self {
+        if let Some(step) = step {
+            return Self::Nibbles(int4::Query::new(metric, query, quantizer.center(), step));
+        }
+        let mut queries = int8::Queries::new(int8::stride(query.len()));
+        quantizer.push_query(metric, query, &mut queries);
+        Self::Bytes(queries)
+    }
+}
+
+/// Measures by codes.
+#[derive(Debug)]
+pub(crate) struct ByCodes<'a> {
+    codes: Codes<'a>,
+    kernel: Kernel,
+    query: &'a Query,
+    /// Whether by distance, and not by the dot product.
+    distance: bool,
+    dots: Vec<i32>,
+}
+
+impl<'a> ByCodes<'a> {
+    /// The query is one for such codes.
+    pub(crate) fn new(kernel: Kernel, codes: Codes<'a>, query: &'a Query, metric: Metric) -> Self {
+        Self { codes, kernel, query, distance: metric == Metric::L2, dots: Vec::new() }
+    }
+}
+
+impl Scorer for ByCodes<'_> {
+    #[inline]
+    fn score(&mut self, rows: &[u32], out: &mut [f32]) {
+        match (self.codes, self.query) {
+            (Codes::Nibbles(codes), Query::Nibbles(query)) => {
+                codes.score(self.kernel, query, self.distance, rows, &mut self.dots, out);
+            }
+            (Codes::Bytes(codes), Query::Bytes(queries)) => {
+                self.dots.resize(rows.len(), 0);
+                if self.distance {
+                    rows.iter().for_each(|&row| prefetch(&codes.half()[row as usize..=row as usize]));
+                }
+                self.kernel.dots(&codes, queries.get(0), rows, &mut self.dots);
+                for ((out, &dot), &row) in out.iter_mut().zip(&self.dots).zip(rows) {
+                    let half = if self.distance { codes.half()[row as usize] } else { 0 };
+                    *out = half.wrapping_sub(dot) as f32;
+                }
+            }
+            _ => unreachable!("a query is made for the codes"),
+        }
+    }
+}
