@@ -87,13 +87,12 @@ impl Query {
     /// Of `query`, of length 1 under cosine.
     pub(crate) fn new(metric: Metric, query: &[f32], center: &[f32], step: f32) -> Self {
         // As with int8, centring changes no order.
-        let value = |at: usize| if metric == Metric::L2 { query[at] - center[at] } else { query[at] };
-        let longest = (0..query.len()).map(|at| value(at).abs()).fold(0.0, f32::max);
+        let centred = |(v, c): (&f32, &f32)| if metric == Metric::L2 { v - c } else { *v };
+        let row: Vec<f32> = query.iter().zip(center).map(centred).collect();
+        let longest = row.iter().fold(0.0f32, |longest, v| longest.max(v.abs()));
         let scale = if longest > 0.0 { 127.0 / longest } else { 1.0 };
         let mut values = vec![0; 2 * stride(query.len())];
-        for (at, out) in values.iter_mut().take(query.len()).enumerate() {
-            *out = (value(at) * scale).clamp(-127.0, 127.0).round_ties_even() as i8;
-        }
+        values.iter_mut().zip(row).for_each(|(value, v)| *value = int8::round(v * scale));
         let sum: i32 = values.iter().map(|&value| i32::from(value)).sum();
         Self { values, offset: 15 * sum, scale: 0.5 * step / scale }
     }

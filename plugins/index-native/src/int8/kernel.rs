@@ -308,7 +308,9 @@ by_kernel! {
 /// What runs on registers. Loops instead of closures: a closure has not the features of the function
 /// around it.
 mod wide {
-    use super::{AHEAD, COLUMNS, Codes, Lanes, NIBBLES_AHEAD, Query, ROWS, STRIP_AHEAD, ask, plain};
+    use super::{
+        super::LANE, AHEAD, COLUMNS, Codes, Lanes, NIBBLES_AHEAD, Query, ROWS, STRIP_AHEAD, ask, plain,
+    };
 
     /// # Safety
     /// The CPU has the registers, and the query is as wide as the rows.
@@ -328,12 +330,27 @@ mod wide {
         }
     }
 
+    /// Adds the products of a line of codes of four bits with as many values.
+    ///
+    /// # Safety
+    /// The CPU has the registers, and there are 64 bytes of codes and 128 values.
+    #[inline(always)]
+    unsafe fn add_line<V: Lanes>(sums: &mut [V; 2], codes: *const u8, values: *const i8) {
+        for part in (0..LANE).step_by(4 * V::SUMS) {
+            // SAFETY: the caller's, and a line is a multiple of registers long.
+            unsafe {
+                let [low, high] = V::nibbles(codes.add(part));
+                sums[0] = sums[0].add_products(low, V::values(values.add(part)));
+                sums[1] = sums[1].add_products(high, V::values(values.add(LANE + part)));
+            }
+        }
+    }
+
     /// # Safety
     /// The CPU has the registers, and the values are a multiple of 128.
     #[inline(always)]
     pub(super) unsafe fn nibble_dots<V: Lanes>(codes: &[u8], values: &[i8], ids: &[u32], out: &mut [i32]) {
-        const LINE: usize = crate::int8::LANE;
-        let (stride, width) = (values.len() / 2, 4 * V::SUMS);
+        let stride = values.len() / 2;
         let row = |id: u32| &codes[id as usize * stride..][..stride];
         for &id in ids.iter().take(NIBBLES_AHEAD) {
             super::prefetch(row(id));
@@ -346,17 +363,16 @@ mod wide {
             // SAFETY: a row has a line of bytes for each two lines of values, and a line is a multiple of registers
             // long.
             unsafe {
-                let mut sums = [V::all(0); 4];
-                for (number, line) in (0..stride).step_by(LINE).enumerate() {
-                    let (values, pair) = (values.add(2 * line), 2 * (number % 2));
-                    for part in (0..LINE).step_by(width) {
-                        let [low, high] = V::nibbles(row.add(line + part));
-                        sums[pair] = sums[pair].add_products(low, V::values(values.add(part)));
-                        sums[pair + 1] =
-                            sums[pair + 1].add_products(high, V::values(values.add(LINE + part)));
+                let (mut even, mut odd) = ([V::all(0); 2], [V::all(0); 2]);
+                let mut line = 0;
+                while line < stride {
+                    add_line(&mut even, row.add(line), values.add(2 * line));
+                    if line + LANE < stride {
+                        add_line(&mut odd, row.add(line + LANE), values.add(2 * (line + LANE)));
                     }
+                    line += 2 * LANE;
                 }
-                *out = sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum();
+                *out = even[0].add(even[1]).add(odd[0].add(odd[1])).sum();
             }
         }
     }

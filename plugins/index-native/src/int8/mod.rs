@@ -20,6 +20,7 @@ mod x86;
 pub(crate) use blocks::{Blocks, block_bytes, interleave};
 pub(crate) use kernel::{Kernel, prefetch};
 pub(crate) use panels::Panels;
+pub(crate) use plain::round;
 
 use magray_plugin_api::Metric;
 
@@ -128,7 +129,7 @@ impl Quantizer {
         queries.values.resize(begin + queries.stride, 0);
         let mut sum = 0;
         for at in 0..dim {
-            let code = (value(at) * scale).clamp(-127.0, 127.0).round_ties_even() as i8;
+            let code = round(value(at) * scale);
             queries.values[begin + at] = code;
             sum += i32::from(code);
         }

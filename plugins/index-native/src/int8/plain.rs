@@ -91,14 +91,20 @@ pub(super) fn signed(code: &[u8], values: &mut [i8]) -> i32 {
     sum
 }
 
+/// The nearest whole number in -127..=127. The library's function is a call for each number on a CPU that has no SSE4.
 #[inline(always)]
-pub(super) fn encode(row: &[f32], center: &[f32], scale: f32, code: &mut [u8]) -> i32 {
+pub(crate) fn round(v: f32) -> i8 {
     /// 1.5 * 2^23: added to a number below 2^22 it leaves the rounded number in the low bits.
     const ROUND: f32 = 12_582_912.0;
+    (v.clamp(-127.0, 127.0) + ROUND).to_bits() as u8 as i8
+}
+
+#[inline(always)]
+pub(super) fn encode(row: &[f32], center: &[f32], scale: f32, code: &mut [u8]) -> i32 {
     let mut square = 0;
     let (front, tail) = code.split_at_mut(row.len());
     for ((code, &v), &center) in front.iter_mut().zip(row).zip(center) {
-        let value = (((v - center) * scale).clamp(-127.0, 127.0) + ROUND).to_bits() as u8 as i8;
+        let value = round((v - center) * scale);
         *code = value as u8 ^ 0x80;
         square += i32::from(value) * i32::from(value);
     }
