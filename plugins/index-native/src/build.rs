@@ -1,7 +1,7 @@
 //! Sealing: making codes of rows and laying them out.
 
 use crate::{
-    container::{Container, MAX_PLACES, Part, Scanned, Shape, anonymous},
+    container::{Container, MAX_PLACES, Part, Shape, anonymous},
     graph, int4,
     int8::{self, Quantizer},
     ivf::{self, Lists},
@@ -23,7 +23,7 @@ const AUTO_FLAT: usize = 300_000;
 /// .97 times as many at .95 and fewer from there on, for twelve times the work.
 const AUTO_GRAPH_DIM: usize = 128;
 
-/// Vectors narrower than this are scanned by codes of eight bits, for one bit a dimension says little.
+/// Vectors narrower than this are scanned by codes of two bits a dimension, for one says little.
 const NARROW: usize = 128;
 
 /// Rows that are searched for to see how many lists a search must scan.
@@ -134,14 +134,15 @@ struct Encoder<'a> {
     rotation: &'a Rotation,
     lists: Option<&'a Lists>,
     wide: bool,
-    scanned: Scanned,
+    bits: usize,
     step: Option<f32>,
 }
 
 /// How an index of so many rows of this width is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    pub(crate) scanned: Scanned,
+    /// Bits a dimension of the codes that are scanned; 0 where a graph is walked.
+    pub(crate) bits: usize,
     /// 0 where the codes are not in lists.
     pub(crate) lists: usize,
 }
@@ -159,13 +160,13 @@ impl Plan {
             (Layout::Ivf, lists) => lists.min(rows),
             _ => 0,
         };
-        let scanned = match options.bits {
-            _ if layout == Layout::Graph => Scanned::None,
-            0 if dim < NARROW => Scanned::Bytes,
-            8 => Scanned::Bytes,
-            _ => Scanned::Bits,
+        let bits = match options.bits {
+            _ if layout == Layout::Graph => 0,
+            0 if dim < NARROW => 2,
+            0 => 1,
+            bits => usize::from(bits),
         };
-        Self { scanned, lists }
+        Self { bits, lists }
     }
 }
 
@@ -188,18 +189,15 @@ pub(crate) fn build(
     let sample = source.sample(int8::SAMPLE);
     let quantizer = Quantizer::fit(spec.dim, &sample);
     let plan = Plan::new(options, rows, spec.dim);
-    let step = match plan.scanned {
-        Scanned::Bytes => None,
-        _ => int4::fit(quantizer.center(), &sample),
-    };
+    let step = int4::fit(quantizer.center(), &sample);
     drop(sample);
     let lists = match plan.lists {
         0 => None,
         count => Some(ivf::lists(cx, threads, count, options.seed, source, &quantizer)?),
     };
     let lists = lists.as_ref();
-    let graph = match plan.scanned {
-        Scanned::None => graph_of(cx, threads, options.seed, source, &quantizer)?,
+    let graph = match plan.bits {
+        0 => graph_of(cx, threads, options.seed, source, &quantizer)?,
         _ => Vec::new(),
     };
     let shape = Shape {
@@ -208,13 +206,13 @@ pub(crate) fn build(
         lists: lists.map_or(0, Lists::count),
         probes: lists.map_or(0, Lists::count),
         graph_bytes: graph.len() * size_of::<u32>(),
-        scanned: plan.scanned,
+        bits: plan.bits,
         seed: options.seed,
         wide: source.is_wide(),
         scale: quantizer.scale(),
         step,
     };
-    let rotation = Rotation::new(32 * rabitq::words(spec.dim), shape.seed);
+    let rotation = Rotation::new(shape.width(spec.dim), shape.seed);
     let byte_kernel = int8::Kernel::detect();
     let mut container = Container::new(spec, shape)?;
     let Some(mut parts) = container.parts_mut() else {
@@ -255,7 +253,7 @@ pub(crate) fn build(
         rotation: &rotation,
         lists,
         wide: shape.wide,
-        scanned: shape.scanned,
+        bits: shape.bits,
         step,
     };
     let done = AtomicUsize::new(0);
@@ -329,14 +327,12 @@ impl Encoder<'_> {
         let number = if self.wide { 4 } else { 2 };
         let mut scales = numbers::<f32>(&mut parts, Part::Scales).chunks_mut(places);
         let mut factors = numbers(&mut parts, Part::Factors).chunks_mut(PART);
-        let mut bits = numbers(&mut parts, Part::Bits).chunks_mut(PART * rabitq::words(self.spec.dim));
+        let mut bits =
+            numbers(&mut parts, Part::Bits).chunks_mut(PART * rabitq::words(self.spec.dim, self.bits));
         let mut half = numbers(&mut parts, Part::Half).chunks_mut(places * size_of::<i32>());
-        let block_bytes = match self.scanned {
-            Scanned::Bytes => int8::block_bytes(self.spec.dim),
-            _ if self.step.is_some() => ROWS * int4::stride(self.spec.dim),
-            _ => ROWS * int8::stride(self.spec.dim),
-        };
-        let mut codes = numbers(&mut parts, Part::Codes).chunks_mut(PART * block_bytes);
+        let code =
+            if self.step.is_some() { int4::stride(self.spec.dim) } else { int8::stride(self.spec.dim) };
+        let mut codes = numbers(&mut parts, Part::Codes).chunks_mut(places * code);
         let mut originals = numbers(&mut parts, Part::Originals).chunks_mut(places * self.spec.dim * number);
         let ids = numbers(&mut parts, Part::Ids).chunks_mut(places);
         ids.enumerate()
@@ -361,14 +357,12 @@ impl Encoder<'_> {
     }
 
     fn encode(&self, slice: Slice<'_>) {
-        let (dim, words) = (self.spec.dim, rabitq::words(self.spec.dim));
-        let mut tile = vec![[0.0; LANES]; 32 * words];
+        let (dim, words) = (self.spec.dim, rabitq::words(self.spec.dim, self.bits));
+        let mut tile = vec![[0.0; LANES]; self.rotation.width()];
         let mut rows = vec![0.0; ROWS * dim];
         let (center, l2) = (self.quantizer.center(), self.spec.metric == Metric::L2);
         let mut shift = vec![0.0; dim];
-        let stride = int8::stride(dim);
         let original = slice.originals.len() / slice.ids.len().max(1);
-        let mut laid = vec![0; ROWS * stride];
         let block_bytes = slice.codes.len() * ROWS / slice.ids.len().max(1);
         for (b, block) in slice.codes.chunks_exact_mut(block_bytes.max(1)).enumerate() {
             let place = b * ROWS;
@@ -386,10 +380,7 @@ impl Encoder<'_> {
                 }
             }
             let half = &mut slice.half[place * size_of::<i32>()..][..ROWS * size_of::<i32>()];
-            if self.scanned == Scanned::Bytes {
-                self.quantizer.encode(self.byte_kernel, &rows, &mut laid, bytemuck::cast_slice_mut(half));
-                int8::interleave(&laid, block);
-            } else if let Some(step) = self.step {
+            if let Some(step) = self.step {
                 let codes = block.chunks_exact_mut(int4::stride(dim));
                 let halves: &mut [f32] = bytemuck::cast_slice_mut(half);
                 for ((row, code), half) in rows.chunks_exact(dim).zip(codes).zip(halves) {
@@ -438,16 +429,16 @@ mod tests {
     #[test]
     fn a_layout_is_chosen_by_rows_and_width() {
         let plan = |layout, rows, dim| Plan::new(&Options { layout, ..Options::default() }, rows, dim);
-        let flat = Plan { scanned: Scanned::Bits, lists: 0 };
+        let flat = Plan { bits: 1, lists: 0 };
         assert_eq!(plan(Layout::Auto, AUTO_FLAT - 1, 768), flat);
-        assert_eq!(plan(Layout::Auto, AUTO_FLAT, 128), Plan { scanned: Scanned::None, lists: 0 });
+        assert_eq!(plan(Layout::Auto, AUTO_FLAT, 128), Plan { bits: 0, lists: 0 });
         let lists = plan(Layout::Auto, AUTO_FLAT, 127);
-        assert!(lists.scanned == Scanned::Bytes && lists.lists > 100, "{lists:?}");
+        assert!(lists.bits == 2 && lists.lists > 100, "{lists:?}");
         assert_eq!(plan(Layout::Ivf, 3, 768).lists, 3);
-        assert_eq!(plan(Layout::Flat, 1 << 30, 8), Plan { scanned: Scanned::Bytes, lists: 0 });
+        assert_eq!(plan(Layout::Flat, 1 << 30, 8), Plan { bits: 2, lists: 0 });
         let asked = Options { layout: Layout::Ivf, lists: 7, bits: 1, ..Options::default() };
-        assert_eq!(Plan::new(&asked, 1000, 8), Plan { scanned: Scanned::Bits, lists: 7 });
-        let asked = Options { layout: Layout::Flat, bits: 8, ..Options::default() };
-        assert_eq!(Plan::new(&asked, 1000, 768), Plan { scanned: Scanned::Bytes, lists: 0 });
+        assert_eq!(Plan::new(&asked, 1000, 8), Plan { bits: 1, lists: 7 });
+        let asked = Options { layout: Layout::Flat, bits: 4, ..Options::default() };
+        assert_eq!(Plan::new(&asked, 1000, 768), Plan { bits: 4, lists: 0 });
     }
 }

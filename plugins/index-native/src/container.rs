@@ -10,10 +10,10 @@
 //! | centroids | `[lists, dim]` f32 row-major |
 //! | near half, near codes | the centroids as [`int8::Blocks`] |
 //! | starts | `lists + 1` u32: the first block of each list; only with lists |
-//! | factors | one [`Factors`] a block; only where codes of one bit are scanned |
+//! | factors | one [`Factors`] a block; not with the layout `graph` |
 //! | bits | `[blocks, words]` of [`Word`] row-major; as `factors` |
 //! | half | `places` i32, see [`int8::Codes`], or f32, see [`int4::Codes`](crate::int4::Codes) |
-//! | codes | u8: [`int8::Blocks`] where they are scanned, else `[places, stride]` row-major, see [`Codes`](crate::codes::Codes) |
+//! | codes | `[places, stride]` u8 row-major, see [`Codes`](crate::codes::Codes) |
 //! | originals | `[places, dim]` row-major, f16 where that loses nothing, else f32 |
 //! | graph | `graph_bytes` of u32, see [`graph`](crate::graph); only with the layout `graph` |
 //!
@@ -71,20 +71,9 @@ struct RawShape {
     /// Of the int8 codes, as bits.
     scale: u32,
     probes: u64,
-    scanned: u32,
+    bits: u32,
     /// Of the codes of four bits, as bits; 0 where the codes are of eight.
     step: u32,
-}
-
-/// Which codes of all rows, or of those in some lists, a search scans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scanned {
-    /// None: a graph is walked.
-    None,
-    /// Those of one bit a dimension.
-    Bits,
-    /// Those of eight bits.
-    Bytes,
 }
 
 /// What the header says beside width and metric.
@@ -99,8 +88,9 @@ pub(crate) struct Shape {
     /// How many lists a search scans where nothing says so; 0 without lists.
     pub(crate) probes: usize,
     pub(crate) graph_bytes: usize,
-    /// What is scanned.
-    pub(crate) scanned: Scanned,
+    /// Bits a dimension of the codes of all rows, or of those in some lists, that a search scans; 0 where a graph is
+    /// walked.
+    pub(crate) bits: usize,
     /// Of the rotation.
     pub(crate) seed: u64,
     /// Whether the originals are f32.
@@ -112,6 +102,11 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// Of the rotation. A graph has none, but numbers of such a width are no trouble.
+    pub(crate) fn width(&self, dim: usize) -> usize {
+        rabitq::width(dim, self.bits.max(1))
+    }
+
     pub(crate) fn blocks(&self) -> usize {
         self.places / ROWS
     }
@@ -126,7 +121,7 @@ impl Shape {
             wide: u32::from(self.wide),
             scale: self.scale.to_bits(),
             probes: self.probes as u64,
-            scanned: self.scanned as u32,
+            bits: self.bits as u32,
             step: self.step.unwrap_or(0.0).to_bits(),
         }
     }
@@ -138,11 +133,7 @@ impl Shape {
             lists: raw.lists.try_into().ok()?,
             probes: raw.probes.try_into().ok()?,
             graph_bytes: raw.graph_bytes.try_into().ok()?,
-            scanned: match raw.scanned {
-                0 => Scanned::None,
-                1 => Scanned::Bits,
-                _ => Scanned::Bytes,
-            },
+            bits: raw.bits as usize,
             seed: raw.seed,
             wide: raw.wide == 1,
             scale: f32::from_bits(raw.scale),
@@ -154,7 +145,8 @@ impl Shape {
             && shape.lists <= shape.rows
             && shape.probes <= shape.lists
             && shape.step.is_none_or(|step| step.is_finite() && step > 0.0)
-            && (shape.graph_bytes > 0) == (shape.scanned == Scanned::None);
+            && [0, 1, 2, 4].contains(&shape.bits)
+            && (shape.graph_bytes > 0) == (shape.bits == 0);
         (possible && shape.raw() == *raw).then_some(shape)
     }
 }
@@ -248,7 +240,7 @@ impl Part {
     fn bytes(self, spec: IndexSpec, shape: &Shape) -> Option<usize> {
         let Shape { rows, places, lists, .. } = *shape;
         let with_lists = lists > 0;
-        let bit_blocks = if shape.scanned == Scanned::Bits { shape.blocks() } else { 0 };
+        let bit_blocks = if shape.bits > 0 { shape.blocks() } else { 0 };
         let (count, size) = match self {
             Self::Ids => (places, 8),
             Self::Order => (if with_lists { rows } else { 0 }, 4),
@@ -259,9 +251,8 @@ impl Part {
             Self::NearHalf => (lists.next_multiple_of(ROWS), 4),
             Self::NearCodes => (lists.div_ceil(ROWS), int8::block_bytes(spec.dim)),
             Self::Factors => (bit_blocks, size_of::<Factors>()),
-            Self::Bits => (bit_blocks.checked_mul(rabitq::words(spec.dim))?, size_of::<Word>()),
+            Self::Bits => (bit_blocks.checked_mul(rabitq::words(spec.dim, shape.bits))?, size_of::<Word>()),
             Self::Half => (places, 4),
-            Self::Codes if shape.scanned == Scanned::Bytes => (shape.blocks(), int8::block_bytes(spec.dim)),
             Self::Codes => (places, row_bytes(spec.dim, shape)),
             Self::Originals => (places.checked_mul(spec.dim)?, if shape.wide { 4 } else { 2 }),
             Self::Graph => (shape.graph_bytes, 1),
@@ -436,10 +427,9 @@ impl Container {
         }
         let span =
             |first: Part, last: Part| self.layout[first as usize].start..self.layout[last as usize].end;
-        let spans = match self.shape.scanned {
-            Scanned::Bits => vec![span(Part::NearHalf, Part::Bits)],
-            Scanned::Bytes => vec![span(Part::NearHalf, Part::Codes)],
-            Scanned::None => vec![span(Part::Half, Part::Codes), span(Part::Graph, Part::Graph)],
+        let spans = match self.shape.bits {
+            0 => vec![span(Part::Half, Part::Codes), span(Part::Graph, Part::Graph)],
+            _ => vec![span(Part::NearHalf, Part::Bits)],
         };
         for span in spans.into_iter().filter(|span| !span.is_empty()) {
             let mut hot = anonymous(span.len())?;

@@ -1,7 +1,7 @@
 use crate::{
     best::Best,
     build::{Source, build},
-    container::{Part, Scanned},
+    container::Part,
     exact::{Exact, check_lengths, prepare},
     int8::MAX_DIM,
     options::{Layout, Options},
@@ -28,7 +28,7 @@ const SEAL: usize = 8192;
 /// A filter that lets at most one row in so many through is turned into a list of rows, which are compared one by
 /// one: where codes of one bit are scanned, and where those of eight are. Measured: to find a row and compare it
 /// takes some 60 ns at width 384, to scan one 2.5; at width 50 some 150 (in lists) and 1.6.
-const SPARSE: (usize, usize) = (32, 256);
+const SPARSE: usize = 32;
 
 /// To compare each row that passes a filter is quicker than a walk where no more of them pass than the root of so many
 /// times all rows times those in view: the fewer pass, the more of the others a walk meets. Measured on 200,000 x 768.
@@ -339,13 +339,13 @@ impl VectorIndex for Native {
                 let each = sealed.container().part_bytes(part) as f64 / sealed.rows().max(1) as f64;
                 (part.name().to_owned(), serde_json::json!((each * 10.0).round() / 10.0))
             });
-            shown["layout"] = match (sealed.scanned(), sealed.lists()) {
-                (Scanned::None, _) => "graph",
+            shown["layout"] = match (sealed.bits(), sealed.lists()) {
+                (0, _) => "graph",
                 (_, 0) => "flat",
                 _ => "ivf",
             }
             .into();
-            shown["bits"] = if sealed.scanned() == Scanned::Bits { 1 } else { 8 }.into();
+            shown["bits"] = sealed.bits().into();
             shown["lists"] = sealed.lists().into();
             shown["probes"] = self.probes(&options, sealed, SearchParams::default()).into();
             shown["breadth"] = self.breadth(&options, SearchParams::default()).into();
@@ -360,15 +360,15 @@ impl VectorIndex for Native {
 impl Native {
     fn rescore(&self, options: &Options, sealed: &Sealed, k: usize, params: SearchParams) -> usize {
         let asked = if params.rescore > 0 { params.rescore as usize } else { options.rescore };
-        let width = match sealed.scanned() {
+        let width = match sealed.bits() {
             _ if asked > 0 => asked,
-            // A code of one bit a dimension says less the fewer dimensions there are. Measured: recall@10 is
-            // .996 for 100 at width 384 and .999 at 784; 1600 are .986 at width 50.
-            Scanned::Bits => {
-                let narrow = (384.0 / self.spec.dim as f64).powf(1.5).max(1.0);
-                ((100.0 * narrow) as usize).max(8 * k)
+            0 => 2 * sealed::exact(k),
+            // A code says less the fewer dimensions there are; each bit more halves what an estimate is off by, as four
+            // times the dimensions do. Measured: recall@10 is .996 for 100 at width 384 and .999 at 784.
+            bits => {
+                let dims = (self.spec.dim << (2 * (bits - 1))) as f64;
+                ((100.0 * (384.0 / dims).powf(1.5).max(1.0)) as usize).max(8 * k)
             }
-            _ => 2 * sealed::exact(k),
         };
         width.max(k)
     }
@@ -417,10 +417,9 @@ impl Native {
             threads: self.host.threads(),
         };
         let is_small = sealed.rows() <= options.exact_below || passing <= request.rescore;
-        let are_few = match sealed.scanned() {
-            Scanned::Bits => passing <= sealed.rows() / SPARSE.0,
-            Scanned::Bytes => passing <= sealed.rows() / SPARSE.1,
-            Scanned::None => {
+        let are_few = match sealed.bits() {
+            1.. => passing <= sealed.rows() / SPARSE,
+            0 => {
                 let walked = WALKED.saturating_mul(sealed.rows()).saturating_mul(request.breadth);
                 filter.is_some() && passing.saturating_pow(2) <= walked
             }

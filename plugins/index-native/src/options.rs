@@ -23,8 +23,8 @@ pub enum Layout {
 pub struct Options {
     /// How rows are laid out.
     pub layout: Layout,
-    /// Bits a dimension of the codes that a search scans, in the layouts that do: 1, 8, or 0 for 8 where vectors are
-    /// narrower than 128 and codes of one bit say little. Counts when the index is built.
+    /// Bits a dimension of the codes that a search scans, in the layouts that do: 1, 2, 4, or 0 for 2 where vectors are
+    /// narrower than 128 and codes of one bit say little, else 1. Counts when the index is built.
     pub bits: u8,
     /// How many of the rows with the best codes are scored more exactly; 0 to choose by the width, 10
     /// to 100000. A search can override it.
@@ -66,7 +66,7 @@ impl Options {
         "additionalProperties": false,
         "properties": {
             "layout": {"enum": ["auto", "flat", "ivf", "graph"], "default": "auto"},
-            "bits": {"enum": [0, 1, 8], "default": 0},
+            "bits": {"enum": [0, 1, 2, 4], "default": 0},
             "rescore": {"type": "integer", "minimum": 0, "maximum": 100000, "default": 0},
             "lists": {"type": "integer", "minimum": 0, "maximum": 1000000, "default": 0},
             "probes": {"type": "integer", "minimum": 0, "maximum": 1000000, "default": 0},
@@ -81,10 +81,10 @@ impl Options {
     /// # Errors
     /// `INVALID_CONFIG` for a value out of range.
     pub(crate) fn checked(self) -> Result<Self> {
-        if ![0, 1, 8].contains(&self.bits) {
+        if ![0, 1, 2, 4].contains(&self.bits) {
             return Err(Error::new(
                 ErrorCode::INVALID_CONFIG,
-                format!("bits is {}; it is 0, 1 or 8", self.bits),
+                format!("bits is {}; it is 0, 1, 2 or 4", self.bits),
             ));
         }
         within("rescore", self.rescore, 0..=100_000)?;
@@ -149,7 +149,7 @@ mod tests {
     fn what_is_out_of_range_is_refused() {
         let options: Options = serde_json::from_str(r#"{"rescore":100001}"#).unwrap();
         assert_eq!(options.checked().unwrap_err().code(), ErrorCode::INVALID_CONFIG);
-        let options: Options = serde_json::from_str(r#"{"bits":4}"#).unwrap();
+        let options: Options = serde_json::from_str(r#"{"bits":8}"#).unwrap();
         assert_eq!(options.checked().unwrap_err().code(), ErrorCode::INVALID_CONFIG);
         let mut options = Options::default();
         assert_eq!(options.tune("seed", "1").unwrap_err().code(), ErrorCode::UNSUPPORTED);

@@ -30,6 +30,10 @@ impl Rotation {
         Self { width, signs: signs.collect() }
     }
 
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
     /// Turns the vectors of a tile, `[width]` lanes.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 
 use super::{
     Query,
-    kernel::{Kernel, ROWS, STRIP_AHEAD, prefetch},
+    kernel::{Kernel, ROWS},
 };
 use crate::candidates::Candidates;
 use std::ops::Range;
@@ -48,13 +48,6 @@ impl<'a> Blocks<'a> {
             && half.len().is_multiple_of(ROWS)
             && (half.len() / ROWS).checked_mul(block_bytes) == Some(bytes.len());
         fits.then_some(Self { bytes, half, block_bytes })
-    }
-
-    /// Asks memory for the first of `blocks`.
-    pub(crate) fn prefetch(&self, blocks: Range<usize>) {
-        let bytes = blocks.start * self.block_bytes..blocks.end * self.block_bytes;
-        let head = self.bytes.get(bytes).unwrap_or_default();
-        prefetch(&head[..head.len().min(STRIP_AHEAD)]);
     }
 
     /// Offers each row of `blocks` by its place, counted from the begin of the codes, where `accept` lets it

@@ -12,9 +12,14 @@
 //! The first term is of the query and the list ([`Query`] and `base` of a scan), the middle ones are of
 //! the row ([`Factors::add`]). Cosine is the dot product of vectors of length 1.
 //!
-//! `<s, v>` is summed by table: of every four dimensions of `v` the sums of all sixteen choices of signs
-//! are kept as numbers of seven bits, so a scan looks up a nibble of a code and adds. That is André,
-//! Kermarrec, Le Scouarnec's fast scan (arXiv:1704.07355) for codes of one bit.
+//! Over few dimensions one bit of each says little. Then `s` are not signs but numbers of two or four bits, as in Gao
+//! and others' extension (arXiv:2409.09913): of the odd numbers from `1 - 2^b` to `2^b - 1` the one that is nearest to
+//! the row's number, at steps that suit its length; and the estimate is `|u|²/<u, s> <s, v>`, of which the above is the
+//! case of one bit.
+//!
+//! `<s, v>` is summed by table: for every half byte of a code, which has four dimensions of one bit, two of two or one
+//! of four, the sums of all sixteen choices are kept as numbers of seven bits, so a scan looks up half a byte and adds.
+//! That is André, Kermarrec, Le Scouarnec's fast scan (arXiv:1704.07355) for such codes.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -35,12 +40,27 @@ use bytemuck::{Pod, Zeroable};
 /// Rows of a block: their codes are interleaved word by word.
 pub(crate) const ROWS: usize = LANES;
 
-/// 32 dimensions of the rows of a block; bit `i` is set where dimension `i` of the word is positive.
+/// 32 bits of the codes of the rows of a block, the first dimension in the lowest.
 pub(crate) type Word = [u32; ROWS];
 
-/// Words of a code; the vectors are filled up with zeros to as many dimensions.
-pub(crate) fn words(dim: usize) -> usize {
-    dim.div_ceil(32)
+/// Words of a code of `bits` a dimension, 1, 2 or 4.
+pub(crate) fn words(dim: usize, bits: usize) -> usize {
+    (dim * bits).div_ceil(32)
+}
+
+/// The dimensions of a code, up to which the vectors are filled up with zeros.
+pub(crate) fn width(dim: usize, bits: usize) -> usize {
+    words(dim, bits) * 32 / bits
+}
+
+/// The distance between the numbers of a code, half of it to the first, by which most of a number with a normal
+/// distribution of deviation 1 is kept (Max 1960).
+fn step(bits: usize) -> f32 {
+    match bits {
+        1 => 1.596,
+        2 => 0.996,
+        _ => 0.335,
+    }
 }
 
 /// What an estimate needs of the rows of a block beside their signs.
@@ -97,7 +117,7 @@ impl Kernel {
         }
     }
 
-    /// Encodes a block. `tile` holds `x - c` of its rows, `[32 * bits.len()]` lanes, and is used up;
+    /// Encodes a block. `tile` holds `x - c` of its rows, [`width`] lanes, and is used up;
     /// `shift` is `g` (cosine, dot) or `g - c` (l2), as wide; `half_square` is 1 under l2, else 0.
     pub(crate) fn encode(
         self,
@@ -148,15 +168,25 @@ fn encode(
         }
     }
     rotation.apply(tile);
-    let (mut squares, mut sums) = ([0.0f32; ROWS], [0.0f32; ROWS]);
-    for (word, lanes) in bits.iter_mut().zip(tile.chunks_exact(32)) {
+    let mut squares = [0.0f32; ROWS];
+    for lane in tile.iter() {
+        squares.iter_mut().zip(lane).for_each(|(square, v)| *square += v * v);
+    }
+    let depth = 32 * bits.len() / tile.len();
+    let half = (1 << (depth - 1)) as f32;
+    let mut inverse = [0.0; ROWS];
+    for (inverse, square) in inverse.iter_mut().zip(squares) {
+        let step = (square / tile.len() as f32).sqrt() * step(depth);
+        *inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+    }
+    let mut sums = [0.0f32; ROWS];
+    for (word, lanes) in bits.iter_mut().zip(tile.chunks_exact(32 / depth)) {
         *word = [0; ROWS];
-        for (bit, lane) in lanes.iter().enumerate() {
+        for (at, lane) in lanes.iter().enumerate() {
             for row in 0..ROWS {
-                let v = lane[row];
-                squares[row] += v * v;
-                sums[row] += v.abs();
-                word[row] |= u32::from(v > 0.0) << bit;
+                let number = (lane[row] * inverse[row] + half).floor().clamp(0.0, 2.0 * half - 1.0);
+                sums[row] += lane[row] * (2.0 * (number - half) + 1.0);
+                word[row] |= (number as u32) << (depth * at);
             }
         }
     }
@@ -178,7 +208,7 @@ pub(crate) struct Query {
     add: f32,
 }
 
-/// The sums of 32 dimensions: entry `16 * byte + nibble` of `low` is for the lower nibble of a byte of
+/// The sums of the dimensions of a word: entry `16 * byte + nibble` of `low` is for the lower nibble of a byte of
 /// a row's word, that of `high` for the upper one. None exceeds [`ENTRY_MAX`], so that the two add up
 /// in a byte.
 #[repr(C, align(64))]
@@ -191,35 +221,38 @@ struct Table {
 const ENTRY_MAX: f32 = 127.0;
 
 impl Query {
-    /// `rotated` is `v`, a multiple of 32 numbers.
-    pub(crate) fn new(rotated: &[f32]) -> Self {
-        let range = |group: &[f32]| group.iter().map(|v| v.abs()).sum::<f32>();
-        let widest = rotated.chunks_exact(4).map(range).fold(0.0, f32::max);
+    /// `rotated` is `v`, [`width`] numbers, for codes of `bits` a dimension.
+    pub(crate) fn new(rotated: &[f32], bits: usize) -> Self {
+        let (dims, most) = (4 / bits, ((1 << bits) - 1) as f32);
+        let range = |group: &[f32]| most * group.iter().map(|v| v.abs()).sum::<f32>();
+        let widest = rotated.chunks_exact(dims).map(range).fold(0.0, f32::max);
         let step = widest / ENTRY_MAX;
         // A query at the mean has only zeros; so has one that is out of all bounds.
         let inverse = if step > 0.0 && step.is_finite() { 1.0 / step } else { 0.0 };
         let mut least = 0.0;
         let mut fill = |entries: &mut [u8], group: &[f32]| {
             let mut sums = [0.0f32; 16];
-            let low: f32 = group.iter().map(|v| v.min(0.0)).sum();
+            let low: f32 = group.iter().map(|v| most * v.min(0.0)).sum();
             sums[0] = -low;
             for nibble in 1..16usize {
-                // The sum without the lowest bit, and that bit's number.
-                sums[nibble] = sums[nibble & (nibble - 1)] + group[nibble.trailing_zeros() as usize];
+                // The sum without the lowest bit, and what that bit stands for.
+                let bit = nibble.trailing_zeros() as usize;
+                sums[nibble] = sums[nibble & (nibble - 1)] + group[bit / bits] * (1 << (bit % bits)) as f32;
             }
             for (entry, sum) in entries.iter_mut().zip(sums) {
                 *entry = (sum * inverse + 0.5).clamp(0.0, ENTRY_MAX) as u8;
             }
             least += low;
         };
-        let mut tables = vec![Table { low: [0; 64], high: [0; 64] }; rotated.len() / 32];
-        for (table, dims) in tables.iter_mut().zip(rotated.chunks_exact(32)) {
-            for (byte, dims) in dims.chunks_exact(8).enumerate() {
-                fill(&mut table.low[16 * byte..][..16], &dims[..4]);
-                fill(&mut table.high[16 * byte..][..16], &dims[4..]);
+        let mut tables = vec![Table { low: [0; 64], high: [0; 64] }; rotated.len() * bits / 32];
+        for (table, numbers) in tables.iter_mut().zip(rotated.chunks_exact(8 * dims)) {
+            for (byte, numbers) in numbers.chunks_exact(2 * dims).enumerate() {
+                let (low, high) = numbers.split_at(dims);
+                fill(&mut table.low[16 * byte..][..16], low);
+                fill(&mut table.high[16 * byte..][..16], high);
             }
         }
-        Self { tables, mul: 2.0 * step, add: 2.0 * least - rotated.iter().sum::<f32>() }
+        Self { tables, mul: 2.0 * step, add: 2.0 * least - most * rotated.iter().sum::<f32>() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Passing over blocks with several queries at once.
 
 use super::{Factors, Kernel, Query, ROWS, Word, scalar::Scalar};
-use crate::candidates::Candidates;
+use crate::{candidates::Candidates, int8::prefetch};
 use std::ops::Range;
 
 /// Blocks whose estimates are made together.
@@ -51,6 +51,13 @@ pub(super) trait Strip {
 }
 
 impl Scan<'_> {
+    /// Asks memory for the first of `blocks`; what comes after them is asked for as they are scanned.
+    pub(crate) fn prefetch(&self, blocks: Range<usize>) {
+        let blocks = blocks.start..blocks.end.min(blocks.start + STRIP);
+        prefetch(self.bits.get(blocks.start * self.words..blocks.end * self.words).unwrap_or_default());
+        prefetch(self.factors.get(blocks).unwrap_or_default());
+    }
+
     /// Offers each row of the blocks to every target by its place, counted from the begin of the codes.
     /// Only places that `accept` lets through are taken.
     ///

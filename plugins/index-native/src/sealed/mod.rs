@@ -5,11 +5,11 @@ pub(crate) use search::{Request, exact};
 
 use crate::{
     build::Plan,
-    container::{Container, Part, Scanned},
+    container::{Container, Part},
     graph::{Outline, Scratch},
     int8::{self, Quantizer},
     options::Options,
-    rabitq::{self, Kernel},
+    rabitq::Kernel,
     rotation::Rotation,
 };
 use magray_plugin_api::{Error, ErrorCode, IndexSpec, Result};
@@ -61,7 +61,7 @@ impl Sealed {
                 && starts.last().is_some_and(|&end| end as usize == shape.blocks())
         };
         let quantizer = Quantizer::new(container.part::<f32>(Part::Center).to_vec(), shape.scale)?;
-        let rotation = Rotation::new(32 * rabitq::words(spec.dim), shape.seed);
+        let rotation = Rotation::new(shape.width(spec.dim), shape.seed);
         let byte_kernel = int8::Kernel::detect();
         let outline = match container.part_bytes(Part::Graph) {
             0 => None,
@@ -153,13 +153,13 @@ impl Sealed {
     /// Whether it is laid out as `options` say.
     pub(crate) fn is_as(&self, options: &Options) -> bool {
         let shape = self.container.shape();
-        Plan::new(options, shape.rows, self.spec.dim) == Plan { scanned: shape.scanned, lists: shape.lists }
+        Plan::new(options, shape.rows, self.spec.dim) == Plan { bits: shape.bits, lists: shape.lists }
             && options.seed == shape.seed
     }
 
-    /// Which codes a search scans.
-    pub(crate) fn scanned(&self) -> Scanned {
-        self.container.shape().scanned
+    /// Bits a dimension of the codes that a search scans; 0 where it walks a graph.
+    pub(crate) fn bits(&self) -> usize {
+        self.container.shape().bits
     }
 }
 
