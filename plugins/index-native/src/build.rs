@@ -327,8 +327,8 @@ impl Encoder<'_> {
         let number = if self.wide { 4 } else { 2 };
         let mut scales = numbers::<f32>(&mut parts, Part::Scales).chunks_mut(places);
         let mut factors = numbers(&mut parts, Part::Factors).chunks_mut(PART);
-        let mut bits =
-            numbers(&mut parts, Part::Bits).chunks_mut(PART * rabitq::words(self.spec.dim, self.bits));
+        let mut bits = numbers(&mut parts, Part::Bits)
+            .chunks_mut((PART * rabitq::words(self.spec.dim, self.bits)).max(1));
         let mut half = numbers(&mut parts, Part::Half).chunks_mut(places * size_of::<i32>());
         let code =
             if self.step.is_some() { int4::stride(self.spec.dim) } else { int8::stride(self.spec.dim) };

@@ -26,8 +26,7 @@ const CHUNK: usize = 1024;
 const SEAL: usize = 8192;
 
 /// A filter that lets at most one row in so many through is turned into a list of rows, which are compared one by
-/// one: where codes of one bit are scanned, and where those of eight are. Measured: to find a row and compare it
-/// takes some 60 ns at width 384, to scan one 2.5; at width 50 some 150 (in lists) and 1.6.
+/// one. Measured: to find a row and compare it takes some 60 ns at width 384, to scan one 2.5.
 const SPARSE: usize = 32;
 
 /// To compare each row that passes a filter is quicker than a walk where no more of them pass than the root of so many
@@ -37,8 +36,8 @@ const WALKED: usize = 16;
 /// Rows that a walk of a graph keeps in view. Measured on 100,000 MiniLM vectors: 98 of 100 are found.
 const BREADTH: usize = 128;
 
-/// Vectors as codes of one bit a dimension that are scanned whole or in part, codes of eight bits by
-/// which the best of them are scored again, or which are scanned or walked themselves, and originals for the last few.
+/// Vectors as codes of one or two bits a dimension that are scanned whole or in part, codes of four or eight bits by
+/// which the best of them are scored again, or which are walked themselves, and originals for the last few.
 ///
 /// A write goes to staged rows, which are compared exactly; a removed or replaced row is marked. A search
 /// that finds the staged rows to be as many as half of the sealed ones seals them first, in the layout that

@@ -4,8 +4,8 @@
 //! | part | where |
 //! |---|---|
 //! | the file, which is also how a sealed index lies in memory | `container` |
-//! | codes of one bit a dimension, and scanning them | `rabitq`, `rotation` |
-//! | codes of eight bits, by which the best are scored again, and narrow vectors scanned | `int8` |
+//! | codes of one bit a dimension, of narrow vectors two, and scanning them | `rabitq`, `rotation` |
+//! | codes of four or eight bits, by which the best are scored again and a graph is walked | `codes`, `int4`, `int8` |
 //! | lists by the nearest centroid | `ivf` |
 //! | a graph of near rows | `graph` |
 //! | making all of that | `build` |

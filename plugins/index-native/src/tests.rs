@@ -18,9 +18,16 @@ fn by_codes(layout: Layout) -> Options {
 /// The ways to lay out rows, each with each kind of codes that it may scan.
 fn layouts() -> impl Iterator<Item = Options> {
     let of = |(layout, bits)| Options { bits, ..by_codes(layout) };
-    [(Layout::Flat, 1), (Layout::Flat, 8), (Layout::Ivf, 1), (Layout::Ivf, 8), (Layout::Graph, 0)]
-        .into_iter()
-        .map(of)
+    [
+        (Layout::Flat, 1),
+        (Layout::Flat, 2),
+        (Layout::Flat, 4),
+        (Layout::Ivf, 1),
+        (Layout::Ivf, 2),
+        (Layout::Graph, 0),
+    ]
+    .into_iter()
+    .map(of)
 }
 
 fn native(options: Options, spec: IndexSpec) -> Native {
@@ -289,7 +296,7 @@ proptest! {
     fn agrees_with_the_oracle(
         metric in prop_oneof![Just(Metric::Cosine), Just(Metric::Dot), Just(Metric::L2)],
         layout in prop_oneof![Just(Layout::Flat), Just(Layout::Ivf), Just(Layout::Graph)],
-        bits in prop_oneof![Just(1u8), Just(8)],
+        bits in prop_oneof![Just(1u8), Just(2), Just(4)],
         exact_below in prop_oneof![Just(0usize), Just(2048)],
         (dim, steps) in (1usize..40).prop_flat_map(|dim| (Just(dim), steps(dim)))
     ) {

@@ -66,7 +66,11 @@ impl Scan<'_> {
     pub(crate) fn run(&self, blocks: Range<usize>, targets: &mut [Target<'_>], accept: Option<Accept<'_>>) {
         assert!(blocks.end <= self.factors.len() && self.bits.len() == self.factors.len() * self.words);
         assert!(targets.iter().all(|target| target.query.tables.len() == self.words));
-        let chunk = (CHUNK_BYTES / (self.words * size_of::<Word>())).next_multiple_of(STRIP);
+        // One query passes over everything once.
+        let chunk = match targets.len() {
+            1 => blocks.len().max(1),
+            _ => (CHUNK_BYTES / (self.words * size_of::<Word>())).next_multiple_of(STRIP),
+        };
         for begin in blocks.clone().step_by(chunk) {
             let chunk = begin..blocks.end.min(begin + chunk);
             for targets in targets.chunks_mut(4) {
@@ -129,11 +133,10 @@ impl Sift<'_> {
                     self.strip::<S, Q, STRIP>(at, &mut targets);
                     at += STRIP;
                 }
-            } else {
-                while at + STRIP / 2 <= blocks.end {
-                    self.strip::<S, Q, { STRIP / 2 }>(at, &mut targets);
-                    at += STRIP / 2;
-                }
+            }
+            while at + STRIP / 2 <= blocks.end {
+                self.strip::<S, Q, { STRIP / 2 }>(at, &mut targets);
+                at += STRIP / 2;
             }
             while at < blocks.end {
                 self.strip::<S, Q, 1>(at, &mut targets);

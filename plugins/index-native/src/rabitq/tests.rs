@@ -7,7 +7,7 @@ fn numbers(random: &mut Random, count: usize) -> Vec<f32> {
     (0..count).map(|_| (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-/// Codes of `blocks` blocks of random rows, the rows `[16 * blocks, 32 * words]` themselves, and a rotation.
+/// Codes of `blocks` blocks of random rows, the rows `[16 * blocks, 32 / depth * words]` themselves, and a rotation.
 struct Coded {
     rotation: Rotation,
     rows: Vec<f32>,
@@ -15,8 +15,8 @@ struct Coded {
     factors: Vec<Factors>,
 }
 
-fn coded(kernel: Kernel, random: &mut Random, words: usize, blocks: usize, l2: bool) -> Coded {
-    let width = 32 * words;
+fn coded(kernel: Kernel, random: &mut Random, words: usize, depth: usize, blocks: usize, l2: bool) -> Coded {
+    let width = 32 / depth * words;
     let rotation = Rotation::new(width, 3);
     let rows = numbers(random, ROWS * blocks * width);
     let mut bits = vec![[0; ROWS]; words * blocks];
@@ -30,6 +30,22 @@ fn coded(kernel: Kernel, random: &mut Random, words: usize, blocks: usize, l2: b
     Coded { rotation, rows, bits, factors }
 }
 
+/// The bits a dimension that there are.
+fn depths() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(1), Just(2), Just(4)]
+}
+
+/// Whether codes are the same but for numbers so near to the border of two that the rounding of a rotation decides.
+fn near_codes(a: &[Word], b: &[Word], depth: usize) -> bool {
+    let numbers = |word: &u32| {
+        let word = *word;
+        (0..32 / depth).map(move |at| word >> (at * depth) & ((1 << depth) - 1))
+    };
+    let pairs = a.iter().flatten().flat_map(numbers).zip(b.iter().flatten().flat_map(numbers));
+    let apart = pairs.clone().filter(|(a, b)| a != b).count();
+    pairs.clone().all(|(a, b)| a.abs_diff(b) <= 1) && apart * 1000 <= pairs.count()
+}
+
 fn rotated(kernel: Kernel, rotation: &Rotation, query: &[f32]) -> Vec<f32> {
     let mut tile: Vec<[f32; 1]> = query.iter().map(|&v| [v]).collect();
     kernel.rotate(rotation, &mut tile);
@@ -40,12 +56,12 @@ proptest! {
     /// Every kernel makes the same codes but for the rounding of their factors, and the same estimates
     /// of the same codes to the last bit.
     #[test]
-    fn kernels_agree(words in 1usize..14, blocks in 1usize..12, queries in 1usize..7, seed: u64, l2: bool) {
+    fn kernels_agree(words in 1usize..14, depth in depths(), blocks in 1usize..12, queries in 1usize..7, seed: u64, l2: bool) {
         let mut random = Random(seed);
-        let coded = coded(Kernel::Scalar, &mut random, words, blocks, l2);
+        let coded = coded(Kernel::Scalar, &mut random, words, depth, blocks, l2);
         let queries: Vec<Query> = (0..queries).map(|_| {
-            let query = numbers(&mut random, 32 * words);
-            Query::new(&rotated(Kernel::Scalar, &coded.rotation, &query))
+            let query = numbers(&mut random, coded.rotation.width());
+            Query::new(&rotated(Kernel::Scalar, &coded.rotation, &query), depth)
         }).collect();
         let limit = 1 + (random.next() % 40) as usize;
         let odd = |place: usize| place % 2 == 1;
@@ -65,8 +81,8 @@ proptest! {
             }
             prop_assert!(found(kernel, Some(&odd)).iter().flatten().all(|place| place % 2 == 1));
             let mut again = Random(seed);
-            let again = self::coded(kernel, &mut again, words, blocks, l2);
-            prop_assert_eq!(&again.bits, &coded.bits);
+            let again = self::coded(kernel, &mut again, words, depth, blocks, l2);
+            prop_assert!(near_codes(&again.bits, &coded.bits, depth));
             for (a, b) in again.factors.iter().zip(&coded.factors) {
                 let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-3 * (1.0 + b.abs()));
                 prop_assert!(near(&a.add, &b.add) && near(&a.scale, &b.scale));
@@ -76,13 +92,12 @@ proptest! {
 
     /// Estimates scatter about the true scores as the theory says, on every kernel.
     #[test]
-    fn estimates_are_unbiased(seed: u64, l2: bool) {
-        let (words, blocks) = (8, 8);
-        let width = 32 * words;
+    fn estimates_are_unbiased(seed: u64, depth in depths(), l2: bool) {
+        let (words, blocks, width) = (8 * depth, 8, 256);
         let mut random = Random(seed);
-        let coded = coded(Kernel::detect(), &mut random, words, blocks, l2);
+        let coded = coded(Kernel::detect(), &mut random, words, depth, blocks, l2);
         let query = numbers(&mut random, width);
-        let table = Query::new(&rotated(Kernel::detect(), &coded.rotation, &query));
+        let table = Query::new(&rotated(Kernel::detect(), &coded.rotation, &query), depth);
         let truth: Vec<f64> = coded.rows.chunks_exact(width).map(|row| {
             let dot: f64 = row.iter().zip(&query).map(|(a, b)| f64::from(a * b)).sum();
             let square: f64 = row.iter().map(|v| f64::from(v * v)).sum();
@@ -100,8 +115,14 @@ proptest! {
         let errors: Vec<f64> = estimates.iter().zip(&truth).map(|(a, b)| a - b).collect();
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
         let deviation = (errors.iter().map(|e| e * e).sum::<f64>() / errors.len() as f64).sqrt();
-        // |row| and |query| are the root of width / 3; 0.76 is the root of pi / 2 - 1.
-        let expected = 0.76 * width as f64 / 3.0 / (width as f64).sqrt();
+        // |row| and |query| are the root of width / 3. The root of pi / 2 - 1 is 0.76; of two and four bits a share of
+        // .1188 and .01154 of the square of a number is lost (Max 1960), to which comes what the tables round off.
+        let lost = match depth {
+            1 => 0.76,
+            2 => 0.365,
+            _ => 0.125,
+        };
+        let expected = lost * width as f64 / 3.0 / (width as f64).sqrt();
         prop_assert!((0.6 * expected..1.5 * expected).contains(&deviation), "{deviation}, not {expected}");
         prop_assert!(mean.abs() < expected, "{mean}");
     }
@@ -111,7 +132,7 @@ proptest! {
 #[test]
 fn wide_codes_do_not_overflow() {
     let words = 300;
-    let query = Query::new(&vec![1.0; 32 * words]);
+    let query = Query::new(&vec![1.0; 32 * words], 1);
     let bits = vec![[u32::MAX; ROWS]; words];
     let factors = [Factors { add: [0.0; ROWS], scale: [1.0; ROWS] }];
     for kernel in kernels() {
@@ -128,9 +149,9 @@ fn wide_codes_do_not_overflow() {
 /// A query that is the mean, and one that is out of all bounds, find something and do not panic.
 #[test]
 fn odd_queries() {
-    let coded = coded(Kernel::Scalar, &mut Random(1), 2, 2, false);
+    let coded = coded(Kernel::Scalar, &mut Random(1), 2, 1, 2, false);
     for query in [vec![0.0; 64], vec![f32::MAX; 64], vec![f32::NAN; 64]] {
-        let query = Query::new(&query);
+        let query = Query::new(&query, 1);
         for kernel in kernels() {
             let mut found = Candidates::new(4);
             let target = Target { query: &query, base: 0.0, found: &mut found };
