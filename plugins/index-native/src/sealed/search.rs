@@ -335,7 +335,7 @@ impl Sealed {
     }
 
     /// Scores what a scan found by the codes of the rows, and the best of that by the originals.
-    fn rescore(&self, request: &Request<'_>, query: &Vec<f32>, found: Candidates) -> Vec<Hit> {
+    fn rescore(&self, request: &Request<'_>, query: &[f32], found: Candidates) -> Vec<Hit> {
         let mut places = found.into_places();
         let mut best = Candidates::new(exact(request.k));
         if places.len() > best.limit()
