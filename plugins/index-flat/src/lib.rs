@@ -37,6 +37,9 @@ pub const PLUGIN: Plugin = Plugin {
 /// The most that [`Options::batch`] may be: it bounds the memory for scores.
 const LARGEST_BATCH: usize = 4096;
 
+/// Queries for which the vectors are read once, in one or more batches; more of them go in turns.
+const PASS: usize = 256;
+
 /// Rows that are written at once, before searches get their turn.
 const CHUNK: usize = 1024;
 
@@ -44,8 +47,7 @@ const CHUNK: usize = 1024;
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// Queries that are compared together, where a call brings more of them: each reads the vectors
-    /// once. 1 to 4096; 0 chooses by the threads that the host grants, 32 up to 4 of them, 64 up to 8,
+    /// Queries that are compared with some rows together, where a call brings more of them. 1 to 4096; 0 chooses by the threads that the host grants, 32 up to 4 of them, 64 up to 8,
     /// 128 up to 16 and 256 beyond.
     pub batch: usize,
 }
@@ -184,11 +186,13 @@ impl VectorIndex for Flat {
             return Ok(());
         }
         let batch = self.batch();
-        for (queries, out) in queries.chunks(batch * self.spec.dim).zip(out.chunks_mut(batch * k)) {
+        let pass = PASS.max(batch);
+        for (queries, out) in queries.chunks(pass * self.spec.dim).zip(out.chunks_mut(pass * k)) {
             let (queries, norms): (Vec<_>, Vec<_>) =
                 queries.chunks_exact(self.spec.dim).map(|query| prepare(self.spec, query)).unzip();
             let queries = queries.concat();
-            let scan = Scan { rows: &rows, kernel: self.kernel, queries: &queries, norms: &norms, k, filter };
+            let (kernel, queries) = (self.kernel, &queries[..]);
+            let scan = Scan { rows: &rows, kernel, queries, norms: &norms, batch, k, filter };
             let found = scan.run(cx, self.host.threads())?;
             for ((mut hits, query), out) in
                 found.into_iter().zip(queries.chunks_exact(self.spec.dim)).zip(out.chunks_exact_mut(k))

@@ -114,8 +114,15 @@ fn threads_find_what_one_finds() {
     let queries = numbers(6, 64);
     let norms = [0.0; 6];
     let rows = index.read();
-    let scan =
-        Scan { rows: &rows, kernel: index.kernel, queries: &queries, norms: &norms, k: 20, filter: None };
+    let scan = Scan {
+        rows: &rows,
+        kernel: index.kernel,
+        queries: &queries,
+        norms: &norms,
+        batch: 4,
+        k: 20,
+        filter: None,
+    };
     assert_eq!(scan.run(&Cx::free(), 3).unwrap(), scan.run(&Cx::free(), 1).unwrap());
 }
 
@@ -174,11 +181,11 @@ fn the_batch_is_by_threads_where_the_options_leave_it_open() {
 #[test]
 fn batches_of_any_size_find_the_same() {
     let spec = IndexSpec { dim: 24, metric: Metric::L2 };
-    let queries = numbers(75, 24);
+    let queries = numbers(300, 24);
     let found = [0, 1, 3, 64, 4096].map(|batch| {
         let index = Flat::create(Options { batch }, spec, HOST).unwrap();
         index.upsert(&Cx::free(), &(0..500).collect::<Vec<_>>(), &numbers(500, 24)).unwrap();
-        let mut out = vec![Hit::NONE; 75 * 3];
+        let mut out = vec![Hit::NONE; 300 * 3];
         index.search(&Cx::free(), &queries, 3, SearchParams::default(), None, &mut out).unwrap();
         out.into_iter().map(|hit| hit.id).collect::<Vec<_>>()
     });
