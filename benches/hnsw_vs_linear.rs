@@ -45,7 +45,7 @@ fn run(c: &mut Criterion, dim: usize, base: &[f32], queries: &[f32]) -> Result<(
         // A graph for any number of vectors.
         let options = Options { preset: Preset::Ecommerce, exact_below: 0, ..Options::default() };
         let graph = Hnsw::create(options, spec, HOST)?;
-        let linear = Flat::create(magray_index_flat::Options {}, spec, HOST)?;
+        let linear = Flat::create(magray_index_flat::Options::default(), spec, HOST)?;
         for index in [&graph as &dyn VectorIndex, &linear] {
             index.upsert(&Cx::free(), &ids, &base[..rows * dim])?;
         }

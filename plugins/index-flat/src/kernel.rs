@@ -61,11 +61,6 @@ impl Kernel {
     }
 }
 
-/// How many numbers ahead rows are asked for. The processor does so by itself, but only up to the end
-/// of a page, and a page holds few rows. Measured at width 384: four queries take half the time. One
-/// query alone, which does little but read, takes a little longer, so it goes without.
-const AHEAD: usize = 2048;
-
 /// A register of numbers.
 ///
 /// Every method is unsafe for one reason: the processor must have the registers. `load` reads `LEN`
@@ -74,8 +69,6 @@ trait Lanes: Copy {
     const LEN: usize;
     unsafe fn zero() -> Self;
     unsafe fn load(from: *const f32) -> Self;
-    /// Asks for the cache line of an address, which need not be one.
-    unsafe fn prefetch(address: *const f32);
     unsafe fn load_first(from: *const f32, n: usize) -> Self;
     unsafe fn mul_add(self, factor: Self, sum: Self) -> Self;
     unsafe fn sum(self) -> f32;
@@ -103,7 +96,12 @@ unsafe fn dots<V: Lanes>(dim: usize, queries: &[f32], rows: &[f32], out: &mut [f
     }
 }
 
-/// `Q` queries with all rows, `R` rows at a time.
+/// `Q` queries with all rows, `R` rows at a time, one of each of `R` equal runs of rows.
+///
+/// Rows of the same run follow one another, so the processor sees `R` streams and reads ahead in each.
+/// `R` neighbours at a time lie in one page or two, where it does not tell them apart: a query alone
+/// took 2.4 times as long so, four 1.7 times even with rows asked for ahead (AVX-512, 100,000 rows of
+/// width 384; the size of the pages changed nothing).
 ///
 /// # Safety
 /// As [`dots`], for `Q` queries.
@@ -115,32 +113,34 @@ unsafe fn strip<V: Lanes, const Q: usize, const R: usize>(
     out: &mut [f32],
 ) {
     let n = rows.len() / dim;
-    let mut write = |at: usize, sums: &[[f32; Q]]| {
+    let run = n / R;
+    for at in 0..run {
+        // SAFETY: `at < run` and `R * run <= n`, so every row of the tile lies in `rows`.
+        let sums = unsafe { tile::<V, Q, R>(dim, run, queries.as_ptr(), rows.as_ptr().add(at * dim)) };
         for (r, sums) in sums.iter().enumerate() {
             for (q, &sum) in sums.iter().enumerate() {
-                out[q * n + at + r] = sum;
+                out[q * n + at + r * run] = sum;
             }
         }
-    };
-    let whole = n - n % R;
-    for at in (0..whole).step_by(R) {
-        // SAFETY: `at + R <= n`, so the tile lies in `rows`.
-        write(at, &unsafe { tile::<V, Q, R>(dim, queries.as_ptr(), rows.as_ptr().add(at * dim)) });
     }
-    for at in whole..n {
+    for at in R * run..n {
         // SAFETY: `at < n`, so the row lies in `rows`.
-        write(at, &unsafe { tile::<V, Q, 1>(dim, queries.as_ptr(), rows.as_ptr().add(at * dim)) });
+        let [sums] = unsafe { tile::<V, Q, 1>(dim, 0, queries.as_ptr(), rows.as_ptr().add(at * dim)) };
+        for (q, &sum) in sums.iter().enumerate() {
+            out[q * n + at] = sum;
+        }
     }
 }
 
-/// The dot products of `R` rows with `Q` queries.
+/// The dot products of `R` rows, each `run` rows behind the one before, with `Q` queries.
 ///
 /// # Safety
-/// `queries` is readable for `Q * dim` numbers, `rows` for `R * dim`, and the processor has the
-/// registers.
+/// `queries` is readable for `Q * dim` numbers, `rows` for `dim` from each of the rows, and the
+/// processor has the registers.
 #[inline(always)]
 unsafe fn tile<V: Lanes, const Q: usize, const R: usize>(
     dim: usize,
+    run: usize,
     queries: *const f32,
     rows: *const f32,
 ) -> [[f32; Q]; R] {
@@ -153,11 +153,11 @@ unsafe fn tile<V: Lanes, const Q: usize, const R: usize>(
         let mut lanes = [[V::zero(); Q]; R];
         let rest = dim % V::LEN;
         for at in (0..dim - rest).step_by(V::LEN) {
-            step(&mut lanes, dim, queries.add(at), rows.add(at), None);
+            step(&mut lanes, dim, run * dim, queries.add(at), rows.add(at), None);
         }
         if rest > 0 {
             let at = dim - rest;
-            step(&mut lanes, dim, queries.add(at), rows.add(at), Some(rest));
+            step(&mut lanes, dim, run * dim, queries.add(at), rows.add(at), Some(rest));
         }
         for r in 0..R {
             for q in 0..Q {
@@ -168,7 +168,8 @@ unsafe fn tile<V: Lanes, const Q: usize, const R: usize>(
     sums
 }
 
-/// Adds the products of one register, or of the `first` numbers of one, to the sums of a tile.
+/// Adds the products of one register, or of the `first` numbers of one, to the sums of a tile whose
+/// rows begin `apart` numbers from one another.
 ///
 /// # Safety
 /// As [`tile`], for `V::LEN` or `first` numbers of each row and query.
@@ -176,6 +177,7 @@ unsafe fn tile<V: Lanes, const Q: usize, const R: usize>(
 unsafe fn step<V: Lanes, const Q: usize, const R: usize>(
     sums: &mut [[V; Q]; R],
     dim: usize,
+    apart: usize,
     queries: *const f32,
     rows: *const f32,
     first: Option<usize>,
@@ -187,10 +189,7 @@ unsafe fn step<V: Lanes, const Q: usize, const R: usize>(
             *query = load(queries.add(q * dim), first);
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            let row: V = load(rows.add(r * dim), first);
-            if Q > 1 {
-                V::prefetch(rows.wrapping_add(r * dim + AHEAD));
-            }
+            let row: V = load(rows.add(r * apart), first);
             for q in 0..Q {
                 sums[q] = row.mul_add(query[q], sums[q]);
             }
@@ -222,8 +221,6 @@ impl Lanes for [f32; 8] {
         // SAFETY: the caller vouches for eight numbers.
         unsafe { from.cast::<Self>().read_unaligned() }
     }
-    #[inline(always)]
-    unsafe fn prefetch(_address: *const f32) {}
     #[inline(always)]
     unsafe fn load_first(from: *const f32, n: usize) -> Self {
         // SAFETY: the caller vouches for `n` numbers.
@@ -274,10 +271,6 @@ mod x86 {
             unsafe { _mm512_loadu_ps(from) }
         }
         #[inline(always)]
-        unsafe fn prefetch(address: *const f32) {
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-        }
-        #[inline(always)]
         unsafe fn load_first(from: *const f32, n: usize) -> Self {
             unsafe { _mm512_maskz_loadu_ps((1 << n) - 1, from) }
         }
@@ -301,10 +294,6 @@ mod x86 {
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self {
             unsafe { _mm256_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn prefetch(address: *const f32) {
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
         }
         #[inline(always)]
         unsafe fn load_first(from: *const f32, n: usize) -> Self {
@@ -351,7 +340,7 @@ mod tests {
     proptest! {
         #[test]
         fn equals_the_definition(
-            (dim, queries, rows) in (1usize..70, 0usize..10, 0usize..10).prop_flat_map(|(dim, m, n)| {
+            (dim, queries, rows) in (1usize..70, 0usize..10, 0usize..24).prop_flat_map(|(dim, m, n)| {
                 let numbers = |len| prop::collection::vec(-1.0f32..1.0, len);
                 (Just(dim), numbers(m * dim), numbers(n * dim))
             })

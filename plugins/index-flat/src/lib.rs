@@ -14,8 +14,8 @@ mod top;
 use file::Mapped;
 use kernel::Kernel;
 use magray_plugin_api::{
-    CallContext, Capabilities, Component, CreateVectorIndex, Hit, Host, IdFilter, IndexSpec, IndexStats,
-    MemoryUse, Metric, Plugin, Result, SearchParams, VectorIndex,
+    CallContext, Capabilities, Component, CreateVectorIndex, Error, ErrorCode, Hit, Host, IdFilter,
+    IndexSpec, IndexStats, MemoryUse, Metric, Plugin, Result, SearchParams, VectorIndex,
 };
 use rows::{Rows, check_lengths, prepare};
 use scan::Scan;
@@ -34,16 +34,33 @@ pub const PLUGIN: Plugin = Plugin {
     components: &[Component::index::<Flat>("flat")],
 };
 
-/// Queries that are compared together; more of them go in turns, which bounds the memory for scores.
-const BATCH: usize = 256;
+/// The most that [`Options::batch`] may be: it bounds the memory for scores.
+const LARGEST_BATCH: usize = 4096;
+
+/// Queries for which the vectors are read once, in one or more batches; more of them go in turns.
+const PASS: usize = 256;
 
 /// Rows that are written at once, before searches get their turn.
 const CHUNK: usize = 1024;
 
-/// It has none.
+/// The options of the index in the user's TOML.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Options {}
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Queries that are compared with some rows together, where a call brings more of them. 1 to 4096; 0 chooses by the threads that the host grants, 32 up to 4 of them, 64 up to 8,
+    /// 128 up to 16 and 256 beyond.
+    pub batch: usize,
+}
+
+/// Queries a batch where the options leave it open.
+fn batch_for(threads: usize) -> usize {
+    match threads {
+        0..=4 => 32,
+        5..=8 => 64,
+        9..=16 => 128,
+        _ => 256,
+    }
+}
 
 /// An exact index.
 ///
@@ -52,6 +69,8 @@ pub struct Flat {
     spec: IndexSpec,
     kernel: Kernel,
     host: &'static dyn Host,
+    /// [`Options::batch`].
+    batch: usize,
     rows: RwLock<Rows>,
 }
 
@@ -62,8 +81,25 @@ impl fmt::Debug for Flat {
 }
 
 impl Flat {
-    fn new(spec: IndexSpec, mapped: Option<Mapped>, host: &'static dyn Host) -> Self {
-        Self { spec, kernel: Kernel::detect(), host, rows: RwLock::new(Rows::new(spec, mapped)) }
+    fn new(
+        options: Options,
+        spec: IndexSpec,
+        mapped: Option<Mapped>,
+        host: &'static dyn Host,
+    ) -> Result<Self> {
+        let batch = options.batch;
+        if batch > LARGEST_BATCH {
+            return Err(Error::new(
+                ErrorCode::INVALID_CONFIG,
+                format!("batch is {batch}; it goes from 1 to {LARGEST_BATCH}, and 0 chooses by threads"),
+            ));
+        }
+        Ok(Self { spec, kernel: Kernel::detect(), host, batch, rows: RwLock::new(Rows::new(spec, mapped)) })
+    }
+
+    /// Queries that are compared together.
+    fn batch(&self) -> usize {
+        if self.batch == 0 { batch_for(self.host.threads()) } else { self.batch }
     }
 
     // The host sets an instance aside in which a call panicked, so what a poisoned lock guards is
@@ -79,14 +115,18 @@ impl Flat {
 
 impl CreateVectorIndex for Flat {
     type Options = Options;
-    const OPTIONS_SCHEMA: &'static str = r#"{"type":"object","properties":{},"additionalProperties":false}"#;
+    const OPTIONS_SCHEMA: &'static str = r#"{
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {"batch": {"type": "integer", "minimum": 0, "maximum": 4096, "default": 0}}
+    }"#;
 
-    fn create(_: Options, spec: IndexSpec, host: &'static dyn Host) -> Result<Self> {
-        Ok(Self::new(spec, None, host))
+    fn create(options: Options, spec: IndexSpec, host: &'static dyn Host) -> Result<Self> {
+        Self::new(options, spec, None, host)
     }
 
-    fn open(_: Options, spec: IndexSpec, dir: &Path, host: &'static dyn Host) -> Result<Self> {
-        Ok(Self::new(spec, Some(Mapped::open(spec, dir)?), host))
+    fn open(options: Options, spec: IndexSpec, dir: &Path, host: &'static dyn Host) -> Result<Self> {
+        Self::new(options, spec, Some(Mapped::open(spec, dir)?), host)
     }
 }
 
@@ -145,11 +185,14 @@ impl VectorIndex for Flat {
         if k == 0 || rows.live() == 0 {
             return Ok(());
         }
-        for (queries, out) in queries.chunks(BATCH * self.spec.dim).zip(out.chunks_mut(BATCH * k)) {
+        let batch = self.batch();
+        let pass = PASS.max(batch);
+        for (queries, out) in queries.chunks(pass * self.spec.dim).zip(out.chunks_mut(pass * k)) {
             let (queries, norms): (Vec<_>, Vec<_>) =
                 queries.chunks_exact(self.spec.dim).map(|query| prepare(self.spec, query)).unzip();
             let queries = queries.concat();
-            let scan = Scan { rows: &rows, kernel: self.kernel, queries: &queries, norms: &norms, k, filter };
+            let (kernel, queries) = (self.kernel, &queries[..]);
+            let scan = Scan { rows: &rows, kernel, queries, norms: &norms, batch, k, filter };
             let found = scan.run(cx, self.host.threads())?;
             for ((mut hits, query), out) in
                 found.into_iter().zip(queries.chunks_exact(self.spec.dim)).zip(out.chunks_exact_mut(k))
@@ -185,8 +228,8 @@ impl VectorIndex for Flat {
 
     fn describe(&self) -> String {
         let rows = self.read();
-        let (kernel, mapped) = (self.kernel.name(), rows.boundary());
+        let (kernel, batch, mapped) = (self.kernel.name(), self.batch(), rows.boundary());
         let written = rows.len() - mapped;
-        format!(r#"{{"kernel":"{kernel}","mapped_rows":{mapped},"memory_rows":{written}}}"#)
+        format!(r#"{{"kernel":"{kernel}","batch":{batch},"mapped_rows":{mapped},"memory_rows":{written}}}"#)
     }
 }

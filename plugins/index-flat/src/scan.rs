@@ -56,6 +56,8 @@ pub(crate) struct Scan<'a> {
     pub(crate) queries: &'a [f32],
     /// Squared lengths of the queries.
     pub(crate) norms: &'a [f32],
+    /// Queries that are compared with a block together; at least 1.
+    pub(crate) batch: usize,
     pub(crate) k: usize,
     pub(crate) filter: Option<IdFilter<'a>>,
 }
@@ -128,14 +130,18 @@ impl Scan<'_> {
                 Candidates::All => self.rows.block(range.clone()),
                 Candidates::Listed(rows) => gathered.fill(self.rows, &rows[range.clone()]),
             };
-            scores.resize(self.norms.len() * range.len(), 0.0);
-            self.score(block, &mut scores);
-            for (top, scores) in tops.iter_mut().zip(scores.chunks_exact(range.len())) {
-                for (position, &score) in range.clone().zip(scores) {
-                    if score >= top.threshold()
-                        && let Some(id) = self.allowed(candidates, position)
-                    {
-                        top.push(Hit::new(id, score));
+            let batches =
+                self.queries.chunks(self.batch * self.rows.spec.dim).zip(self.norms.chunks(self.batch));
+            for ((queries, norms), tops) in batches.zip(tops.chunks_mut(self.batch)) {
+                scores.resize(norms.len() * range.len(), 0.0);
+                self.score(block, queries, norms, &mut scores);
+                for (top, scores) in tops.iter_mut().zip(scores.chunks_exact(range.len())) {
+                    for (position, &score) in range.clone().zip(scores) {
+                        if score >= top.threshold()
+                            && let Some(id) = self.allowed(candidates, position)
+                        {
+                            top.push(Hit::new(id, score));
+                        }
                     }
                 }
             }
@@ -143,15 +149,15 @@ impl Scan<'_> {
         Ok(tops)
     }
 
-    /// Writes `[m, n]` row-major: the scores of the block's `n` rows for each query.
-    fn score(&self, block: Block<'_>, scores: &mut [f32]) {
-        let (m, dim) = (self.norms.len(), self.rows.spec.dim);
+    /// Writes `[m, n]` row-major: the scores of the block's `n` rows for each of `m` queries.
+    fn score(&self, block: Block<'_>, queries: &[f32], norms: &[f32], scores: &mut [f32]) {
+        let (m, dim) = (norms.len(), self.rows.spec.dim);
         let n = scores.len() / m;
-        if !multiply(dim, self.queries, m, block.vectors, n, scores) {
-            self.kernel.dots(dim, self.queries, block.vectors, scores);
+        if !multiply(dim, queries, m, block.vectors, n, scores) {
+            self.kernel.dots(dim, queries, block.vectors, scores);
         }
         if self.rows.spec.metric == Metric::L2 {
-            for (scores, query_norm) in scores.chunks_exact_mut(n).zip(self.norms) {
+            for (scores, query_norm) in scores.chunks_exact_mut(n).zip(norms) {
                 for (score, norm) in scores.iter_mut().zip(block.norms) {
                     *score = (2.0 * *score - query_norm - norm).min(0.0);
                 }

@@ -4,14 +4,14 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 fn flat(spec: IndexSpec) -> Flat {
-    Flat::create(Options {}, spec, HOST).unwrap()
+    Flat::create(Options::default(), spec, HOST).unwrap()
 }
 
 #[test]
 fn conforms() {
     let make = |spec| -> Result<Box<dyn VectorIndex>> { Ok(Box::new(flat(spec))) };
     let open = |spec, dir: &Path| -> Result<Box<dyn VectorIndex>> {
-        Ok(Box::new(Flat::open(Options {}, spec, dir, HOST)?))
+        Ok(Box::new(Flat::open(Options::default(), spec, dir, HOST)?))
     };
     testkit::index(&make, Some(&open)).assert();
 }
@@ -92,7 +92,7 @@ proptest! {
                     prop_assert_eq!(dir.path().read_dir().unwrap().count(), 1);
                     let bytes = dir.path().join("vectors.bin").metadata().unwrap().len();
                     prop_assert_eq!(index.stats().file_bytes, bytes);
-                    index = Flat::open(Options {}, spec, dir.path(), HOST).unwrap();
+                    index = Flat::open(Options::default(), spec, dir.path(), HOST).unwrap();
                     prop_assert_eq!(index.stats().dead, 0);
                 }
             }
@@ -114,8 +114,15 @@ fn threads_find_what_one_finds() {
     let queries = numbers(6, 64);
     let norms = [0.0; 6];
     let rows = index.read();
-    let scan =
-        Scan { rows: &rows, kernel: index.kernel, queries: &queries, norms: &norms, k: 20, filter: None };
+    let scan = Scan {
+        rows: &rows,
+        kernel: index.kernel,
+        queries: &queries,
+        norms: &norms,
+        batch: 4,
+        k: 20,
+        filter: None,
+    };
     assert_eq!(scan.run(&Cx::free(), 3).unwrap(), scan.run(&Cx::free(), 1).unwrap());
 }
 
@@ -127,7 +134,7 @@ fn a_mapped_index_takes_memory_only_for_what_is_written() {
     index.upsert(&Cx::free(), &ids, &numbers(1000, 64)).unwrap();
     let dir = TempDir::new().unwrap();
     index.save(&Cx::free(), dir.path()).unwrap();
-    let opened = Flat::open(Options {}, spec, dir.path(), HOST).unwrap();
+    let opened = Flat::open(Options::default(), spec, dir.path(), HOST).unwrap();
     let memory = opened.memory_use();
     assert_eq!(memory.mapped, index.stats().file_bytes);
     assert!(memory.resident < 1000, "{memory:?}");
@@ -164,10 +171,37 @@ fn l2_scores_are_by_the_definition() {
 }
 
 #[test]
-fn options_are_none() {
+fn the_batch_is_by_threads_where_the_options_leave_it_open() {
+    assert_eq!([1, 4, 5, 8, 9, 16, 17, 128].map(batch_for), [32, 32, 64, 64, 128, 128, 256, 256]);
+    let spec = IndexSpec { dim: 2, metric: Metric::Cosine };
+    assert_eq!(flat(spec).batch(), batch_for(HOST.threads()));
+    assert_eq!(Flat::create(Options { batch: 7 }, spec, HOST).unwrap().batch(), 7);
+}
+
+#[test]
+fn batches_of_any_size_find_the_same() {
+    let spec = IndexSpec { dim: 24, metric: Metric::L2 };
+    let queries = numbers(300, 24);
+    let found = [0, 1, 3, 64, 4096].map(|batch| {
+        let index = Flat::create(Options { batch }, spec, HOST).unwrap();
+        index.upsert(&Cx::free(), &(0..500).collect::<Vec<_>>(), &numbers(500, 24)).unwrap();
+        let mut out = vec![Hit::NONE; 300 * 3];
+        index.search(&Cx::free(), &queries, 3, SearchParams::default(), None, &mut out).unwrap();
+        out.into_iter().map(|hit| hit.id).collect::<Vec<_>>()
+    });
+    assert!(found[0].iter().all(|&id| id < 500));
+    found.iter().for_each(|ids| assert_eq!(*ids, found[0]));
+}
+
+#[test]
+fn options_are_checked() {
     assert!(PLUGIN.components.iter().all(|component| component.name == "flat"));
     let magray_plugin_api::Maker::Index(make) = PLUGIN.components[0].maker else { unreachable!() };
     let spec = IndexSpec { dim: 2, metric: Metric::Cosine };
-    assert!(make("{}", spec, None, HOST).is_ok());
-    assert!(make(r#"{"nprobe":1}"#, spec, None, HOST).is_err());
+    for options in ["{}", r#"{"batch":0}"#, r#"{"batch":4096}"#] {
+        assert!(make(options, spec, None, HOST).is_ok(), "{options}");
+    }
+    for options in [r#"{"nprobe":1}"#, r#"{"batch":4097}"#, r#"{"batch":-1}"#] {
+        assert!(make(options, spec, None, HOST).is_err(), "{options}");
+    }
 }
