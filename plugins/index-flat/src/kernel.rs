@@ -324,17 +324,16 @@ mod tests {
 
     /// Every kernel that this processor can run.
     fn kernels() -> Vec<Kernel> {
-        let mut kernels = vec![Kernel::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                kernels.push(Kernel::Avx2);
-            }
-            if is_x86_feature_detected!("avx512f") {
-                kernels.push(Kernel::Avx512);
-            }
-        }
-        kernels
+        [
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Avx512, is_x86_feature_detected!("avx512f")),
+            #[cfg(target_arch = "x86_64")]
+            (Kernel::Avx2, is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")),
+            (Kernel::Portable, true),
+        ]
+        .into_iter()
+        .filter_map(|(kernel, here)| here.then_some(kernel))
+        .collect()
     }
 
     proptest! {

@@ -180,13 +180,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// All that this processor can run.
     fn every_simd() -> Vec<Simd> {
-        let mut all = vec![Simd::Baseline, Simd::detect()];
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            all.push(Simd::Avx2);
-        }
-        all
+        [
+            #[cfg(target_arch = "x86_64")]
+            (Simd::Avx512, is_x86_feature_detected!("avx512f")),
+            #[cfg(target_arch = "x86_64")]
+            (Simd::Avx2, is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")),
+            (Simd::Baseline, true),
+        ]
+        .into_iter()
+        .filter_map(|(simd, here)| here.then_some(simd))
+        .collect()
     }
 
     proptest! {

@@ -10,6 +10,7 @@ pub(super) fn open(name: &str) -> Option<Library> {
 
 /// A buffer that a C function has written a string into.
 pub(super) fn text(buffer: &[c_char]) -> String {
-    let bytes: Vec<u8> = buffer.iter().map(|&c| c.cast_unsigned()).collect();
+    // Not `cast_unsigned`: a character has a sign on x86-64 and none on aarch64.
+    let bytes: Vec<u8> = buffer.iter().flat_map(|c| c.to_ne_bytes()).collect();
     CStr::from_bytes_until_nul(&bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
