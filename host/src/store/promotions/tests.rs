@@ -1,5 +1,8 @@
 use super::*;
-use crate::store::{Filter, NewRecord, NewSource, Record, fixture::*, now_ms};
+use crate::store::{
+    Arrival, Filter, ImportDefaults, ImportRecord, NewRecord, NewSource, PortableRecord, Record, fixture::*,
+    now_ms,
+};
 
 const SCORE: Score =
     Score { value: 0.9, recency: 1.0, frequency: 0.5, importance: 0.75, similarity: Some(0.25) };
@@ -204,6 +207,34 @@ fn what_says_the_same_in_the_next_layer_takes_over() {
     f.store.add(Some(space), vec![embedded("same", Layer::Interact)]).unwrap();
     assert_eq!(record(&f, one).superseded_by, None);
     assert!(skipped(&f, now).contains("not superseded by"));
+}
+
+#[test]
+fn what_an_import_says_of_uses_outlives_an_undo() {
+    let f = Fixture::new();
+    let space = f.space(2);
+    let added =
+        f.store.add(Some(space), vec![embedded("same", Layer::Interact), embedded("same", Layer::Insights)]);
+    let (one, other) = added.map(|added| (added[0].id, added[1].id)).unwrap();
+    f.store.touch(&[one, one, other], now_ms());
+    f.store.flush().unwrap();
+    apply(&f, vec![a_move(&f, one, None)]);
+    // An export from before the merge is taken in: what was merged is not counted, but its accesses are.
+    let line = PortableRecord {
+        id: Some(record(&f, other).ulid),
+        moved_count: Some(1),
+        carried: Some(0.5),
+        text: "same".to_owned(),
+        ..PortableRecord::default()
+    };
+    let defaults = ImportDefaults { layer: Layer::Insights, expires_ms: [None; 3] };
+    f.store.import(space, vec![ImportRecord::new(line, &defaults, 2).unwrap()]).unwrap();
+    assert_eq!(record(&f, other).access_count, 3);
+    let undone = f.store.undo_promotions(None, now_ms()).unwrap().unwrap();
+    assert_eq!((undone.undone.len(), undone.skipped), (1, Vec::new()));
+    // Below zero, no cycle could read them.
+    let left = record(&f, other);
+    assert_eq!((left.access_count, left.arrival), (1, Arrival::default()));
 }
 
 #[test]
