@@ -83,10 +83,15 @@ impl ImportRecord {
                 return Err(StoreError::invalid(format!("{name} is not from 0 to 1")));
             }
         }
+        if record.carried.is_some_and(|uses| !(0.0..=f32::MAX).contains(&uses)) {
+            return Err(StoreError::invalid("carried is no number from 0 on"));
+        }
         let numbers = [
             ("created_ms", record.created_ms),
             ("last_access_ms", record.last_access_ms),
             ("access_count", record.access_count),
+            ("moved_count", record.moved_count),
+            ("moved_ms", record.moved_ms),
             ("expires_ms", record.expires_ms.flatten()),
             ("valid_from_ms", record.valid_from_ms),
             ("valid_to_ms", record.valid_to_ms),
@@ -249,6 +254,7 @@ fn replaced(old: &Record, new: &ImportRecord, layer: Layer) -> Record {
         access_count: old.access_count.max(from.access_count.unwrap_or(0)),
         importance: from.importance.unwrap_or(old.importance),
         score: from.score.unwrap_or(old.score),
+        arrival: from.arrival().unwrap_or(old.arrival),
         expires_ms: from.expires_ms.unwrap_or(old.expires_ms),
         valid_from_ms: from.valid_from_ms.or(old.valid_from_ms),
         valid_to_ms: from.valid_to_ms.or(old.valid_to_ms),
@@ -270,6 +276,11 @@ fn joined(old: &Record, new: &ImportRecord) -> Record {
         access_count: old.access_count.max(from.access_count.unwrap_or(0)),
         importance: old.importance.max(from.importance.unwrap_or(0.0)),
         score: old.score.max(from.score.unwrap_or(0.0)),
+        // It tells which of the accesses were made in the layer, so it goes with their number.
+        arrival: match from.arrival() {
+            Some(arrival) if from.access_count > Some(old.access_count) => arrival,
+            _ => old.arrival,
+        },
         expires_ms: match from.expires_ms {
             Some(expires_ms) => old.expires_ms.zip(expires_ms).map(|(old, new)| old.max(new)),
             None => old.expires_ms,
@@ -299,6 +310,7 @@ fn insert(db: &Connection, new: &ImportRecord, now: u64) -> Result<RecordId, Fau
         access_count: record.access_count.unwrap_or(0),
         importance: record.importance.unwrap_or(0.5),
         score: record.score.unwrap_or(0.0),
+        arrival: record.arrival().unwrap_or_default(),
         expires_ms: new.expires_ms,
         valid_from_ms: record.valid_from_ms,
         valid_to_ms: record.valid_to_ms,
@@ -309,8 +321,10 @@ fn insert(db: &Connection, new: &ImportRecord, now: u64) -> Result<RecordId, Fau
         db,
         "INSERT INTO records (
              ulid, layer, kind, project, session, created_ms, last_access_ms, access_count, importance, score,
-             expires_ms, content_hash, source_path, line_start, line_end, title, text, valid_from_ms, valid_to_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+             expires_ms, content_hash, source_path, line_start, line_end, title, text, valid_from_ms, valid_to_ms,
+             moved_count, carried, moved_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+             ?22)",
         &made,
     )?;
     let id = RecordId(db.last_insert_rowid());
@@ -336,7 +350,7 @@ fn update(db: &Connection, old: &Record, new: &Record) -> Result<(), Fault> {
              layer = ?2, kind = ?3, project = ?4, session = ?5, created_ms = ?6, last_access_ms = ?7,
              access_count = ?8, importance = ?9, score = ?10, expires_ms = ?11, content_hash = ?12,
              source_path = ?13, line_start = ?14, line_end = ?15, title = ?16, text = ?17,
-             valid_from_ms = ?18, valid_to_ms = ?19
+             valid_from_ms = ?18, valid_to_ms = ?19, moved_count = ?20, carried = ?21, moved_ms = ?22
          WHERE ulid = ?1",
         new,
     )?;
@@ -374,6 +388,9 @@ fn write_row(db: &Connection, sql: &str, record: &Record) -> rusqlite::Result<()
         record.text,
         record.valid_from_ms,
         record.valid_to_ms,
+        record.arrival.moved_count,
+        record.arrival.carried,
+        record.arrival.moved_ms,
     ])?;
     Ok(())
 }

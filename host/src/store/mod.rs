@@ -64,7 +64,7 @@ pub use portable::{PortableRecord, PortableVector};
 pub use promotions::{
     Candidate, CycleNote, CycleRecord, Move, Moved, PromotionRecord, Score, Skipped, Stay, Undone,
 };
-pub use record::{NewRecord, Record, RecordId, SourceRef};
+pub use record::{Arrival, NewRecord, Record, RecordId, SourceRef};
 pub(crate) use room::free_where_short;
 pub use sources::{NewSource, Source, SourceOutcome};
 pub use standing::Standing;

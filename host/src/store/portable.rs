@@ -1,5 +1,5 @@
 //! Records as they travel between databases: all that is known of them, as JSON.
-use super::{Layer, SourceRef, StoreError, vectors};
+use super::{Arrival, Layer, SourceRef, StoreError, vectors};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use half::f16;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -50,6 +50,16 @@ pub struct PortableRecord {
     /// What promotion made of its use, from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
+    /// [`Arrival::moved_count`]. Where this, `carried` and `moved_ms` are all missing, how it came to its
+    /// layer is not known; where one of them is there, the others are as of a record that was made there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_count: Option<u64>,
+    /// [`Arrival::carried`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carried: Option<f32>,
+    /// [`Arrival::moved_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_ms: Option<u64>,
     /// When it may be deleted, in milliseconds since 1970; `null` for never. Where it is not given, a new
     /// record lives as long as its layer lets it.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
@@ -66,6 +76,19 @@ pub struct PortableRecord {
     /// Its vector in the space that the file names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector: Option<PortableVector>,
+}
+
+impl PortableRecord {
+    /// How it came to its layer, where that is said.
+    pub(super) fn arrival(&self) -> Option<Arrival> {
+        let Self { moved_count, carried, moved_ms, .. } = *self;
+        let is_said = moved_count.is_some() || carried.is_some() || moved_ms.is_some();
+        is_said.then(|| Arrival {
+            moved_count: moved_count.unwrap_or(0),
+            carried: carried.unwrap_or(0.0),
+            moved_ms,
+        })
+    }
 }
 
 /// A vector as the database has it: `[dim]` little-endian f16, or nothing where all are zero. In JSON it

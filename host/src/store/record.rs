@@ -82,6 +82,8 @@ pub struct Record {
     pub importance: f32,
     /// What promotion made of its use, from 0 to 1.
     pub score: f32,
+    /// How it came to its layer.
+    pub arrival: Arrival,
     /// When it may be deleted; `None` for never.
     pub expires_ms: Option<u64>,
     /// Since when it is true, in milliseconds since 1970; `None` where that is not known.
@@ -90,6 +92,17 @@ pub struct Record {
     pub valid_to_ms: Option<u64>,
     /// Id for people of the record that replaced it; `None` where none did, or where that one is gone.
     pub superseded_by: Option<String>,
+}
+
+/// How a record came to its layer. The default is that of one that was made there.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Arrival {
+    /// How often it had been stored again or touched until then.
+    pub moved_count: u64,
+    /// The uses that it brought along, from 0.
+    pub carried: f32,
+    /// When that was, in milliseconds since 1970; `None` where it was made there.
+    pub moved_ms: Option<u64>,
 }
 
 /// The kind of a record that was given none.

@@ -1,5 +1,7 @@
 //! Reading and deleting records.
-use super::{Filter, Layer, Record, RecordId, SourceRef, Store, StoreError, error::Fault, keywords, vectors};
+use super::{
+    Arrival, Filter, Layer, Record, RecordId, SourceRef, Store, StoreError, error::Fault, keywords, vectors,
+};
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::Value};
 
 /// The fewest characters of an id that stand for it.
@@ -9,7 +11,8 @@ const MIN_PREFIX: usize = 4;
 const EXPIRE_BATCH: usize = 5000;
 
 const COLUMNS: &str = "records.id, ulid, layer, kind, title, text, project, session, source_path, line_start, \
-     line_end, created_ms, last_access_ms, access_count, importance, score, expires_ms, valid_from_ms, valid_to_ms, \
+     line_end, created_ms, last_access_ms, access_count, importance, score, moved_count, carried, \
+     moved_ms, expires_ms, valid_from_ms, valid_to_ms, \
      (SELECT better.ulid FROM records AS better WHERE better.id = records.superseded_by) AS superseded_by";
 
 impl Store {
@@ -208,6 +211,11 @@ fn from_row(db: &Connection, row: &Row<'_>) -> rusqlite::Result<Record> {
         access_count: row.get("access_count")?,
         importance: row.get("importance")?,
         score: row.get("score")?,
+        arrival: Arrival {
+            moved_count: row.get("moved_count")?,
+            carried: row.get("carried")?,
+            moved_ms: row.get("moved_ms")?,
+        },
         expires_ms: row.get("expires_ms")?,
         valid_from_ms: row.get("valid_from_ms")?,
         valid_to_ms: row.get("valid_to_ms")?,

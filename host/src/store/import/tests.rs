@@ -39,6 +39,7 @@ prop_compose! {
         source in option::of(("/[a-z]{1,2}", 1u32..9, 9u32..99)),
         times in (0u64..1 << 52, 0u64..1 << 52, 0u64..1000),
         shares in (0.0f32..=1.0, 0.0f32..=1.0),
+        arrival in (0u64..1000, 0.0f32..1e6, option::of(0u64..1 << 52)),
         expires_ms in option::of(0u64..1 << 52),
         valid in (option::of(0u64..1 << 51), option::of(1 << 51..1u64 << 52)),
         better in option::of(0u8..12),
@@ -60,6 +61,9 @@ prop_compose! {
             access_count: Some(times.2),
             importance: Some(shares.0),
             score: Some(shares.1),
+            moved_count: Some(arrival.0),
+            carried: Some(arrival.1),
+            moved_ms: arrival.2,
             expires_ms: Some(expires_ms),
             valid_from_ms: valid.0,
             valid_to_ms: valid.1,
@@ -193,6 +197,57 @@ fn one_that_says_the_same_is_the_same_and_gains() {
 }
 
 #[test]
+fn how_a_record_came_to_its_layer_is_kept() {
+    let f = Fixture::new();
+    let space = f.space(2);
+    let arrival = |record: &PortableRecord| (record.moved_count, record.carried, record.moved_ms);
+    let moved = PortableRecord {
+        id: Some(ulid_of(1)),
+        access_count: Some(8),
+        moved_count: Some(6),
+        carried: Some(3.3),
+        moved_ms: Some(77),
+        ..said("a")
+    };
+    take_in(&f, space, std::slice::from_ref(&moved));
+    assert_eq!(arrival(&exported(&f, space)[0]), (Some(6), Some(3.3), Some(77)));
+    // What a cycle of promotion makes of it is as where it came from.
+    let candidate =
+        f.store.promotion_candidates(Some(space), Layer::Insights, true, RecordId(0), 9).unwrap().remove(0);
+    assert_eq!((candidate.since_ms, candidate.uses), (77, 2.0 + f64::from(3.3f32)));
+
+    // A cycle computes with more digits than an export has: the same record is the same all the same.
+    let digits = "UPDATE records SET carried = 3.300000001";
+    f.store.write(move |db| Ok(db.execute(digits, [])?)).unwrap();
+    assert!(matches!(take_in(&f, space, &exported(&f, space))[..], [Imported::Unchanged(_)]));
+
+    // An export of a version that did not say it, under this id and under another.
+    let old = PortableRecord { moved_count: None, carried: None, moved_ms: None, ..moved.clone() };
+    let other = PortableRecord { id: Some(ulid_of(2)), access_count: Some(9), ..old.clone() };
+    take_in(&f, space, &[old.clone(), other]);
+    assert_eq!(arrival(&exported(&f, space)[0]), (Some(6), Some(3.3), Some(77)));
+    let fresh = Fixture::new();
+    let fresh_space = fresh.space(2);
+    take_in(&fresh, fresh_space, std::slice::from_ref(&old));
+    assert_eq!(arrival(&exported(&fresh, fresh_space)[0]), (Some(0), Some(0.0), None));
+
+    // One of another id that says the same: what was used more often tells where.
+    let same = |access_count, moved_count| PortableRecord {
+        id: Some(ulid_of(2)),
+        access_count: Some(access_count),
+        moved_count: Some(moved_count),
+        ..said("a")
+    };
+    take_in(&f, space, &[same(9, 4)]);
+    assert_eq!(arrival(&exported(&f, space)[0]), (Some(6), Some(3.3), Some(77)));
+    take_in(&f, space, &[same(10, 5)]);
+    assert_eq!(arrival(&exported(&f, space)[0]), (Some(5), Some(0.0), None));
+    // Under its own id it becomes what the line says.
+    take_in(&f, space, &[moved]);
+    assert_eq!(arrival(&exported(&f, space)[0]), (Some(6), Some(3.3), Some(77)));
+}
+
+#[test]
 fn another_text_takes_another_vector_and_other_words() {
     let f = Fixture::new();
     let space = f.space(2);
@@ -244,6 +299,10 @@ fn what_cannot_be_is_refused_with_its_reason() {
         (PortableRecord { superseded_by: Some("x".to_owned()), ..said("a") }, "superseded_by"),
         (PortableRecord { importance: Some(1.5), ..said("a") }, "importance"),
         (PortableRecord { score: Some(f32::NAN), ..said("a") }, "score"),
+        (PortableRecord { carried: Some(-0.5), ..said("a") }, "carried"),
+        (PortableRecord { carried: Some(f32::INFINITY), ..said("a") }, "carried"),
+        (PortableRecord { moved_count: Some(u64::MAX), ..said("a") }, "moved_count"),
+        (PortableRecord { moved_ms: Some(u64::MAX), ..said("a") }, "moved_ms"),
         (PortableRecord { created_ms: Some(u64::MAX), ..said("a") }, "created_ms"),
         (PortableRecord { expires_ms: Some(Some(u64::MAX)), ..said("a") }, "expires_ms"),
         (PortableRecord { vector: Some(PortableVector(vec![0, 0])), ..said("a") }, "vector"),

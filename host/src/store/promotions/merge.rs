@@ -120,11 +120,12 @@ pub(super) fn part(
         .prepare_cached(
             "UPDATE records SET
                  access_count = access_count - ?2,
-                 moved_count = moved_count - ?2,
+                 -- An import may have given it others.
+                 moved_count = max(moved_count - ?2, 0),
                  last_access_ms = iif(last_access_ms = ?3, ?4, last_access_ms),
                  importance = iif(importance = ?5, ?6, importance),
                  expires_ms = iif(expires_ms IS ?7, ?8, expires_ms),
-                 carried = iif(carried = ?9, ?10, carried - ?11),
+                 carried = iif(carried = ?9, ?10, max(carried - ?11, 0.0)),
                  valid_from_ms = iif(valid_from_ms IS ?13, ?14, valid_from_ms),
                  valid_to_ms = iif(valid_to_ms IS ?15, ?16, valid_to_ms)
              WHERE id = ?1 AND access_count >= ?2 AND moved_ms IS ?12",

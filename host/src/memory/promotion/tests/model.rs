@@ -399,7 +399,7 @@ impl World {
             other.carried = if other.carried == new.carried {
                 old.carried
             } else {
-                other.carried - (new.carried - old.carried)
+                (other.carried - (new.carried - old.carried)).max(0.0)
             };
             let record = self.records.get_mut(&past.id).unwrap();
             record.superseded = None;
