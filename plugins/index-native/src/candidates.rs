@@ -62,10 +62,15 @@ impl Candidates {
     }
 
     /// Best first.
-    pub(crate) fn into_sorted_places(mut self) -> Vec<u32> {
+    pub(crate) fn into_sorted_places(self) -> Vec<u32> {
+        self.into_sorted().map(|(_, place)| place).collect()
+    }
+
+    /// Scores and places, best first.
+    pub(crate) fn into_sorted(mut self) -> impl Iterator<Item = (f32, u32)> {
         self.shrink();
         self.held.sort_unstable();
-        self.held.into_iter().map(|held| held as u32).collect()
+        self.held.into_iter().map(|held| (score((held >> 32) as u32), held as u32))
     }
 }
 

@@ -25,7 +25,7 @@ mod search;
 mod tests;
 
 pub(crate) use build::{Params, build};
-pub(crate) use search::{Scorer, Scratch};
+pub(crate) use search::{Candidate, Scorer, Scratch};
 
 use std::ops::Range;
 

@@ -7,7 +7,7 @@ use crate::{
     codes::{ByCodes, Codes, Query},
     container::Part,
     exact::Exact,
-    graph::{Graph, Scorer, Scratch},
+    graph::{Candidate, Graph, Scorer, Scratch},
     int4, int8,
     ivf::list_of,
     parallel,
@@ -42,8 +42,14 @@ const CHUNK_CODES: usize = 256 << 10;
 /// The share of the nearest rows that the lists which a search scans by default must hold.
 const FOUND: f64 = 0.99;
 
-/// How many of the rows that were scored by int8 codes are scored by the originals: in one case of a thousand the
-/// order of int8 scores is off by as much.
+/// Rows that are scored by the originals between two looks at whether more of them are worth it.
+const FURTHER: usize = 8;
+
+/// Rows by which codes of four bits may be wrong beyond [`exact`], as a multiple of it.
+const DOUBTFUL: usize = 4;
+
+/// How many of the rows that were scored by their codes are scored by the originals in any case: in one case of a
+/// thousand the order of int8 scores is off by as much.
 pub(crate) fn exact(k: usize) -> usize {
     2 * k + 8
 }
@@ -116,7 +122,7 @@ impl Sealed {
         request: &Request<'_>,
         places: &[u32],
     ) -> Result<Vec<Vec<Hit>>> {
-        let best = Candidates::new(exact(request.k));
+        let best = self.candidates(request.k);
         let Some(codes) = self.codes().filter(|_| places.len() > best.limit()) else {
             return self.exact(cx, request, places);
         };
@@ -135,7 +141,7 @@ impl Sealed {
             }
             let found = queries.iter().zip(best);
             Ok(found
-                .map(|(query, best)| self.by_originals(request, query, &best.into_places()))
+                .map(|(query, best)| self.by_originals(request, query, &by_distance(best)))
                 .collect::<Vec<_>>())
         })?;
         Ok(found.into_iter().flatten().collect())
@@ -336,15 +342,24 @@ impl Sealed {
 
     /// Scores what a scan found by the codes of the rows, and the best of that by the originals.
     fn rescore(&self, request: &Request<'_>, query: &[f32], found: Candidates) -> Vec<Hit> {
-        let mut places = found.into_places();
-        let mut best = Candidates::new(exact(request.k));
-        if places.len() > best.limit()
-            && let Some(codes) = self.codes()
-        {
-            self.offer(codes, &self.query(query), &places, &mut best);
-            places = best.into_places();
+        let mut best = self.candidates(request.k);
+        let places = found.into_places();
+        match self.codes() {
+            Some(codes) if places.len() > exact(request.k) => {
+                self.offer(codes, &self.query(query), &places, &mut best);
+                self.by_originals(request, query, &by_distance(best))
+            }
+            _ => {
+                let mut hits = Vec::with_capacity(places.len());
+                self.score_originals(query, places.into_iter(), &mut hits);
+                best_of(hits, request.k)
+            }
         }
-        self.by_originals(request, query, &places)
+    }
+
+    /// Room for those that may have to be scored by the originals.
+    fn candidates(&self, k: usize) -> Candidates {
+        Candidates::new(if self.container.shape().step.is_some() { DOUBTFUL * exact(k) } else { exact(k) })
     }
 
     /// Offers each of `places` by its code.
@@ -354,20 +369,56 @@ impl Sealed {
         places.iter().zip(scores).for_each(|(&place, score)| best.push(-score, place as usize));
     }
 
-    /// The best of some places by the originals.
-    fn by_originals(&self, request: &Request<'_>, query: &[f32], places: &[u32]) -> Vec<Hit> {
+    /// The best, by the originals, of some rows that are sorted by their codes, the nearest first. Codes of four bits
+    /// leave some in doubt where many rows are about as near: then more are compared, for as long as what codes were
+    /// off by so far could bring a row among the best.
+    fn by_originals(&self, request: &Request<'_>, query: &[f32], found: &[Candidate]) -> Vec<Hit> {
+        let row = |candidate: &Candidate| candidate.row;
+        let (sure, rest) = found.split_at(found.len().min(exact(request.k)));
+        let mut hits = Vec::with_capacity(found.len());
+        self.score_originals(query, sure.iter().map(row), &mut hits);
+        if self.container.shape().step.is_some() {
+            for further in rest.chunks(FURTHER) {
+                if !self.may_be_among_best(request.k, &found[..hits.len()], &hits, further[0].distance) {
+                    break;
+                }
+                self.score_originals(query, further.iter().map(row), &mut hits);
+            }
+        }
+        best_of(hits, request.k)
+    }
+
+    /// Whether a row at this distance by its code may be among the `k` best of `hits`, which are the rows of `found`:
+    /// whether it is within three deviations of what the codes of these were off by.
+    fn may_be_among_best(&self, k: usize, found: &[Candidate], hits: &[Hit], distance: f32) -> bool {
+        let exact = |hit: &Hit| if self.spec.metric == Metric::L2 { -0.5 * hit.score } else { -hit.score };
+        let mut distances: Vec<f32> = hits.iter().map(exact).collect();
+        let errors = || distances.iter().zip(found).map(|(distance, found)| distance - found.distance);
+        let count = hits.len() as f32;
+        let mean = errors().sum::<f32>() / count;
+        let deviation = (errors().map(|error| (error - mean) * (error - mean)).sum::<f32>() / count).sqrt();
+        let (_, &mut last, _) = distances.select_nth_unstable_by(k.min(hits.len()) - 1, f32::total_cmp);
+        distance + mean - 3.0 * deviation <= last
+    }
+
+    /// Adds a hit for each of some places, in their order, by its original.
+    fn score_originals(
+        &self,
+        query: &[f32],
+        places: impl ExactSizeIterator<Item = u32> + Clone,
+        hits: &mut Vec<Hit>,
+    ) {
         let mut row = vec![0.0; self.spec.dim];
-        let mut best = Best::new(request.k);
-        places.iter().take(AHEAD).for_each(|&place| self.prefetch(place));
-        for (at, &place) in places.iter().enumerate() {
-            if let Some(&next) = places.get(at + AHEAD) {
+        places.clone().take(AHEAD).for_each(|place| self.prefetch(place));
+        let mut ahead = places.clone().skip(AHEAD);
+        for place in places {
+            if let Some(next) = ahead.next() {
                 self.prefetch(next);
             }
             let scale = self.read(place as usize, &mut row);
             let score = self.kernel.score(self.spec.metric, query, &row, scale);
-            best.push(Hit::new(self.ids()[place as usize], score));
+            hits.push(Hit::new(self.ids()[place as usize], score));
         }
-        best.into_sorted()
     }
 
     /// Asks memory for an original and what goes with it.
@@ -395,7 +446,6 @@ impl Sealed {
         let work = request.queries.len() * request.breadth;
         let threads = request.threads.min(work / THREAD_STEPS).clamp(1, request.queries.len().max(1));
         let share = request.queries.len().div_ceil(threads).max(1);
-        let exact = exact(request.k);
         let breadth = request.breadth.max(request.k);
         let groups: Vec<&[Vec<f32>]> = request.queries.chunks(share).collect();
         let found = parallel::map(threads, groups, |queries| {
@@ -415,11 +465,7 @@ impl Sealed {
                 };
                 // Of a graph that hangs together badly a walk may see less than is asked for.
                 hits.push(match found.filter(|found| found.len() >= request.k) {
-                    Some(found) => {
-                        let places: Vec<u32> =
-                            found.iter().take(exact).map(|candidate| candidate.row).collect();
-                        self.by_originals(request, query, &places)
-                    }
+                    Some(found) => self.by_originals(request, query, found),
                     None => {
                         let accept =
                             |place: &u32| request.accept.is_none_or(|accept| accept(*place as usize));
@@ -439,4 +485,16 @@ impl Sealed {
     fn scratches(&self) -> MutexGuard<'_, Vec<Scratch>> {
         self.scratches.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What was found by codes, as candidates.
+fn by_distance(found: Candidates) -> Vec<Candidate> {
+    found.into_sorted().map(|(score, row)| Candidate { distance: -score, row }).collect()
+}
+
+/// The `k` best of some hits, best first.
+fn best_of(hits: Vec<Hit>, k: usize) -> Vec<Hit> {
+    let mut best = Best::new(k);
+    hits.into_iter().for_each(|hit| best.push(hit));
+    best.into_sorted()
 }
