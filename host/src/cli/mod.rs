@@ -315,10 +315,19 @@ fn open_to_read(global: &Global, terminal: &Terminal) -> Result<Option<Engine>, 
 
 /// Does what is left to be done after an answer. The answer stands whatever becomes of this.
 fn upkeep(engine: &Engine) {
-    match engine.upkeep(&UntilInterrupted) {
+    warn_of(engine.upkeep(&UntilInterrupted), "the index could not be brought up to date");
+}
+
+/// Only the part of it that drops records past their time.
+fn expire(engine: &Engine) {
+    warn_of(engine.expire(&UntilInterrupted).map(drop), "records past their time could not be dropped");
+}
+
+fn warn_of(done: Result<(), EngineError>, what: &str) {
+    match done {
         Ok(()) | Err(EngineError::Interrupted) => {}
         // Others who may write will do it.
         Err(EngineError::Store(StoreError::ReadOnly { .. })) => {}
-        Err(error) => tracing::warn!("the index could not be brought up to date: {error}"),
+        Err(error) => tracing::warn!("{what}: {error}"),
     }
 }

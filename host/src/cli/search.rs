@@ -181,9 +181,11 @@ impl Search {
         } else {
             print(terminal, &request.query, &response, self.explain)?;
         }
-        // What has loaded no model needs none for this.
         if response.vector.is_some() {
             super::upkeep(&engine);
+        } else {
+            // What has loaded no model needs none for its indexes.
+            super::expire(&engine);
         }
         Ok(if response.hits.is_empty() { Outcome::NothingFound } else { Outcome::Done })
     }

@@ -2,14 +2,15 @@ use super::{Engine, EngineError, now_ms};
 use crate::{
     memory::promotion::{self, Policy, PromotionOptions, PromotionReport},
     resources::scheduler::Counts,
-    store::{CycleRecord, Layer, Record, RecordId, Undone},
+    store::{CycleRecord, Layer, Record, RecordId, SpaceId, Undone},
 };
 use magray_plugin_api::CallContext;
 
 impl Engine {
     /// One cycle of promotion: records that are used move to the next layer, and what is due and does not
     /// deserve to is deleted. In batches, each a transaction; where `cx` ends it between two of them,
-    /// the report says so and has all that moved. Any number of processes may be at it at once.
+    /// the report says so and has all that moved. Any number of processes may be at it at once. Needs no
+    /// model: without it the vectors that are stored count.
     ///
     /// # Errors
     /// [`EngineError`]; the batches before that stand.
@@ -18,8 +19,23 @@ impl Engine {
         cx: &dyn CallContext,
         options: &PromotionOptions,
     ) -> Result<PromotionReport, EngineError> {
-        let space = self.vectors()?.space;
+        let space = self.promotion_space()?;
         Ok(promotion::promote(cx, &self.store, space, &self.promotion_policy(), options, now_ms())?)
+    }
+
+    /// The space of the vectors that count: that of the model in force. Where it cannot be had, records are
+    /// past their time all the same, so it is the one that the store was switched to, or else the newest.
+    /// None where nothing was ever embedded.
+    fn promotion_space(&self) -> Result<Option<SpaceId>, EngineError> {
+        let error = match self.vectors() {
+            Ok(vectors) => return Ok(Some(vectors.space)),
+            Err(error) => error,
+        };
+        tracing::debug!("records are promoted by the vectors that are stored: {error}");
+        if let Some(active) = self.store.active_model()? {
+            return Ok(Some(active.space));
+        }
+        Ok(self.store.spaces()?.last().map(|space| space.id))
     }
 
     /// The settings by which records are promoted.
@@ -82,8 +98,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Looks at records that are due: those that deserve it are promoted, the others deleted.
-    pub(super) fn expire(&self, cx: &dyn CallContext) -> Result<Counts, EngineError> {
+    /// Looks at records that are due: those that deserve it are promoted, the others deleted. Loads the model
+    /// where there are any, and does without it where it cannot be had.
+    pub(crate) fn expire(&self, cx: &dyn CallContext) -> Result<Counts, EngineError> {
         if self.store.any_due(now_ms())? { self.promote_all(cx) } else { Ok(Counts::new()) }
     }
 

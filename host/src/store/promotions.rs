@@ -133,13 +133,14 @@ const MAY_MOVE: &str = "layer < 2 AND source_path IS NULL AND superseded_by IS N
 impl Store {
     /// The first `limit` records of `layer` after `after`, by id, that a cycle has to weigh: those that
     /// were used since they were weighed, or, where the settings have changed and `all` must be weighed,
-    /// ever. Records of files are none: a file is in one layer. No text is read.
+    /// ever. Records of files are none: a file is in one layer. No text is read; vectors are those in `space`,
+    /// where there is one.
     ///
     /// # Errors
     /// `InvalidInput` for an unknown space, and what SQLite says.
     pub fn promotion_candidates(
         &self,
-        space: SpaceId,
+        space: Option<SpaceId>,
         layer: Layer,
         all: bool,
         after: RecordId,
@@ -158,7 +159,11 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::promotion_candidates`].
-    pub fn as_candidates(&self, space: SpaceId, ids: &[RecordId]) -> Result<Vec<Candidate>, StoreError> {
+    pub fn as_candidates(
+        &self,
+        space: Option<SpaceId>,
+        ids: &[RecordId],
+    ) -> Result<Vec<Candidate>, StoreError> {
         let sql = select("records", &format!("{MAY_MOVE} AND id = ?2"));
         self.read(|db| {
             let mut found = Vec::with_capacity(ids.len());
@@ -299,11 +304,12 @@ fn select(from: &str, condition: &str) -> String {
 
 fn candidates(
     db: &Connection,
-    space: SpaceId,
+    space: Option<SpaceId>,
     sql: &str,
     params: impl Params,
 ) -> Result<Vec<Candidate>, Fault> {
-    let dim = dim(db, space)?;
+    // Without a space there are no vectors to be as wide as it says.
+    let dim = space.map_or(Ok(0), |space| dim(db, space))?;
     let mut found = db.prepare_cached(sql)?;
     let mut rows = found.query(params)?;
     let mut candidates = Vec::new();

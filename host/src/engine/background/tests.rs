@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     config::Config,
     engine::{ModelOrigins, NewMemory, SearchRequest, Setup, Validity, now_ms},
+    memory::promotion::{PromotionOptions, Weighing},
     services::Life,
     store::{Filter, Layer, NewRecord},
 };
@@ -12,6 +13,12 @@ use tempfile::TempDir;
 /// An engine whose background does only what is set here.
 fn engine(settings: &[(&str, toml::Value)]) -> (TempDir, Arc<Engine>) {
     let folder = tempfile::tempdir().unwrap();
+    let engine = reopened(&folder, settings);
+    (folder, engine)
+}
+
+/// The same over a folder that may be there already.
+fn reopened(folder: &TempDir, settings: &[(&str, toml::Value)]) -> Arc<Engine> {
     let off = ["seal", "merge", "embed", "expire", "trim", "recall", "scrub"]
         .map(|task| (format!("background.{task}_seconds"), toml::Value::from(0)));
     let on = settings.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
@@ -27,7 +34,7 @@ fn engine(settings: &[(&str, toml::Value)]) -> (TempDir, Arc<Engine>) {
         executable: None,
         project: None,
     };
-    (folder, Arc::new(Engine::open(setup).unwrap()))
+    Arc::new(Engine::open(setup).unwrap())
 }
 
 fn add(engine: &Engine, count: u32) {
@@ -153,4 +160,38 @@ fn the_parts_of_the_engine_are_made_as_they_are_needed() {
     });
     // One model, and one cache for it, whoever raced.
     assert_eq!((made(Life::Lazy), made(Life::Transient), made(Life::Scoped)), (1, 1, 0));
+}
+
+#[test]
+fn records_past_their_time_go_where_no_model_can_be_had() {
+    let without_model = [("ai.embedding.model_name", toml::Value::from("no-such-model"))];
+    let due =
+        |text: &str| NewRecord { expires_ms: Some(now_ms() - 1), ..NewRecord::new(Layer::Interact, text) };
+    let counts = |engine: &Engine| engine.store().count(&Filter::default()).unwrap();
+
+    // Nothing was ever embedded.
+    let (_folder, engine) = engine(&without_model);
+    engine.store().add(None, vec![due("gone"), NewRecord::new(Layer::Interact, "stays")]).unwrap();
+    assert!(engine.vectors().is_err());
+    assert_eq!(engine.expire(&Cx::free()).unwrap(), [("record", 1), ("promotion", 0)]);
+    assert_eq!((engine.expire(&Cx::free()).unwrap(), counts(&engine)), (Counts::new(), 1));
+    // A command leaves nothing either, whatever it says of its indexes.
+    engine.store().add(None, vec![due("gone")]).unwrap();
+    assert!(engine.upkeep(&Cx::free()).is_err());
+    assert_eq!(counts(&engine), 1);
+
+    // What was embedded is judged by its vector all the same.
+    let (folder, with_model) = self::engine(&[]);
+    add(&with_model, 3);
+    with_model.store().add(None, vec![due("gone")]).unwrap();
+    drop(with_model);
+    let engine = reopened(&folder, &without_model);
+    let ids: Vec<_> = engine.store().list(&Filter::default(), 9, 0).unwrap().iter().map(|it| it.id).collect();
+    engine.store().touch(&ids, now_ms());
+    let report =
+        engine.promote(&Cx::free(), &PromotionOptions { explain: true, ..Default::default() }).unwrap();
+    let similar = |weighing: &&Weighing| weighing.score.similarity.is_some_and(|near| near > 0.0);
+    assert_eq!((report.expired, report.weighed), (1, 4), "{report:?}");
+    assert_eq!(report.stays.iter().filter(similar).count(), 3, "{report:?}");
+    assert_eq!(counts(&engine), 3);
 }

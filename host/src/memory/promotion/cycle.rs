@@ -78,14 +78,14 @@ pub enum Reason {
 
 /// Moves what deserves it at `now_ms`, and deletes what is due and does not. Each batch is a transaction
 /// of its own, so whatever ends it leaves whole moves that can be explained and undone. Vectors count in
-/// `space`.
+/// `space`; where there is none, without any.
 ///
 /// # Errors
 /// What the store says; the batches before that stand.
 pub fn promote(
     cx: &dyn CallContext,
     store: &Store,
-    space: SpaceId,
+    space: Option<SpaceId>,
     policy: &Policy,
     options: &PromotionOptions,
     now_ms: u64,
@@ -142,7 +142,7 @@ impl Cycle<'_> {
     }
 
     /// Decides about every candidate.
-    fn weigh(&mut self, space: SpaceId) -> Result<(), StoreError> {
+    fn weigh(&mut self, space: Option<SpaceId>) -> Result<(), StoreError> {
         let mut interests = Interests::new(self.store, space, self.policy.sample);
         if !self.options.ids.is_empty() {
             for candidate in self.store.as_candidates(space, &self.options.ids)? {

@@ -5,23 +5,24 @@ use std::collections::HashMap;
 /// What is used in each project, as the mean direction of what was used there last.
 pub(super) struct Interests<'a> {
     store: &'a Store,
-    space: SpaceId,
+    /// None where there are no vectors.
+    space: Option<SpaceId>,
     sample: usize,
     /// By project; of length 1, or none where nothing with a vector is used.
     directions: HashMap<String, Option<Vec<f32>>>,
 }
 
 impl<'a> Interests<'a> {
-    pub(super) fn new(store: &'a Store, space: SpaceId, sample: usize) -> Self {
+    pub(super) fn new(store: &'a Store, space: Option<SpaceId>, sample: usize) -> Self {
         Self { store, space, sample, directions: HashMap::new() }
     }
 
     /// How near a record is to what is used in its project: the cosine, and 0 for what points away.
     pub(super) fn similarity(&mut self, candidate: &Candidate) -> Result<Option<f32>, StoreError> {
-        let Some(vector) = &candidate.vector else { return Ok(None) };
+        let (Some(space), Some(vector)) = (self.space, &candidate.vector) else { return Ok(None) };
         let Some(vector) = unit(vector.iter().map(|v| v.to_f32()).collect()) else { return Ok(None) };
         if !self.directions.contains_key(&candidate.project) {
-            let used = self.store.recently_used(self.space, &candidate.project, self.sample)?;
+            let used = self.store.recently_used(space, &candidate.project, self.sample)?;
             self.directions.insert(candidate.project.clone(), direction(&used, vector.len()));
         }
         let direction = self.directions.get(&candidate.project).and_then(Option::as_ref);

@@ -213,7 +213,7 @@ fn how_a_record_came_to_its_layer_is_kept() {
     assert_eq!(arrival(&exported(&f, space)[0]), (Some(6), Some(3.3), Some(77)));
     // What a cycle of promotion makes of it is as where it came from.
     let candidate =
-        f.store.promotion_candidates(space, Layer::Insights, true, RecordId(0), 9).unwrap().remove(0);
+        f.store.promotion_candidates(Some(space), Layer::Insights, true, RecordId(0), 9).unwrap().remove(0);
     assert_eq!((candidate.since_ms, candidate.uses), (77, 2.0 + f64::from(3.3f32)));
 
     // A cycle computes with more digits than an export has: the same record is the same all the same.

@@ -79,7 +79,7 @@ fn a_move_takes_the_vectors_of_all_spaces_along_and_indexes_hear_of_it() {
     assert!(f.store.promotion_history(5).unwrap()[0].moves[0].undone_ms.is_some());
     // It is not looked at again before it is used again.
     let candidates =
-        || f.store.promotion_candidates(space, Layer::Interact, false, RecordId(0), 9).unwrap().len();
+        || f.store.promotion_candidates(Some(space), Layer::Interact, false, RecordId(0), 9).unwrap().len();
     assert_eq!(candidates(), 0);
     f.store.touch(&[id], now_ms());
     f.store.flush().unwrap();
@@ -120,14 +120,17 @@ fn only_what_was_used_and_belongs_to_no_file_is_a_candidate() {
     f.store.touch(&[ids[0], ids[2], ids[3], chunk[0].id], now_ms() + 5);
     f.store.touch(&[ids[0]], now_ms() + 9);
     f.store.flush().unwrap();
-    let found = |layer| f.store.promotion_candidates(space, layer, false, RecordId(0), 9).unwrap();
+    let found = |layer| f.store.promotion_candidates(Some(space), layer, false, RecordId(0), 9).unwrap();
     assert_eq!((found(Layer::Interact), found(Layer::Assets)), (Vec::new(), Vec::new()));
     let insights = found(Layer::Insights);
     let shown: Vec<_> =
         insights.iter().map(|it| (it.id, it.uses, it.project.as_str(), it.vector.is_some())).collect();
     assert_eq!(shown, [(ids[0], 2.0, "", true), (ids[3], 1.0, "p", false)]);
-    assert_eq!(f.store.promotion_candidates(space, Layer::Insights, true, ids[0], 9).unwrap(), insights[1..]);
-    assert_eq!(f.store.as_candidates(space, &[ids[1], ids[2], chunk[0].id]).unwrap().len(), 1);
+    assert_eq!(
+        f.store.promotion_candidates(Some(space), Layer::Insights, true, ids[0], 9).unwrap(),
+        insights[1..]
+    );
+    assert_eq!(f.store.as_candidates(Some(space), &[ids[1], ids[2], chunk[0].id]).unwrap().len(), 1);
     // What was used last comes first, of whatever layer and file, where it has a vector.
     let used = f.store.recently_used(space, "", 9).unwrap();
     assert_eq!(used, [1.0, 2.0].map(f16::from_f32));
@@ -178,7 +181,7 @@ fn what_says_the_same_in_the_next_layer_takes_over() {
     let true_now = Filter { valid_at_ms: Some(now_ms()), ..Filter::default() };
     assert_eq!(f.store.matching_ids(&true_now).unwrap().iter().collect::<Vec<_>>(), [other.index_id()]);
     // It took over two of four uses, and was used once itself.
-    assert_eq!(f.store.as_candidates(space, &[one, other]).unwrap()[0].uses, 3.0);
+    assert_eq!(f.store.as_candidates(Some(space), &[one, other]).unwrap()[0].uses, 3.0);
     assert_eq!(f.store.promotion_history(1).unwrap()[0].moves[0].merged_into, Some(added[1].ulid.clone()));
 
     f.store.undo_promotions(Some(1), now).unwrap().unwrap();

@@ -269,7 +269,7 @@ impl Fixture {
     }
 
     fn cycle(&self, policy: &Policy, options: &PromotionOptions, now: u64) -> PromotionReport {
-        promote(&Cx::free(), &self.store, self.space, policy, options, now).unwrap()
+        promote(&Cx::free(), &self.store, Some(self.space), policy, options, now).unwrap()
     }
 
     /// A cycle, and before it the dry run that must say the same.
@@ -461,7 +461,7 @@ fn a_cancelled_cycle_leaves_whole_batches_that_can_be_undone() {
         let before = f.store.dump();
         let cx = Until(AtomicUsize::new(looks));
         let options = PromotionOptions::default();
-        let report = promote(&cx, &f.store, f.space, &policy, &options, start + 4 * HOUR).unwrap();
+        let report = promote(&cx, &f.store, Some(f.space), &policy, &options, start + 4 * HOUR).unwrap();
         seen.push(report.moves.len());
         let moved = ids.iter().filter(|&&id| f.layer(id) == Some(Layer::Insights)).count();
         assert_eq!((moved, report.expired), (report.moves.len(), 0));
