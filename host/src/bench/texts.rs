@@ -1,7 +1,7 @@
 //! Texts to measure speed on.
 use super::{
     BenchError, DataSets, Limit,
-    data::{read, read_pairs, read_retrieval},
+    data::{Document, read, read_pairs, read_retrieval},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -32,7 +32,7 @@ const SHAPES: [(&str, usize); 3] = [("short", 512), ("mixed", 256), ("long", 128
 
 impl BenchTexts {
     /// Real texts from a folder of data sets: `short` are the sentences of its first file of scored pairs, `long`
-    /// the documents of that retrieval set whose documents are the longest, and `mixed` two of these to one
+    /// the documents, with their titles, of that retrieval set whose documents are the longest, and `mixed` two of these to one
     /// sentence and one document of another set. `count` of each, evenly drawn; 512, 256 and 128 where there is
     /// none.
     ///
@@ -47,7 +47,7 @@ impl BenchTexts {
         let short: Vec<String> = pairs.into_iter().flat_map(|pair| [pair.first, pair.second]).collect();
         let documents = sets.retrieval.iter().map(|set| {
             let documents = read_retrieval(set, Limit(None))?.documents;
-            Ok(documents.into_iter().map(|document| document.text).collect())
+            Ok(documents.iter().map(Document::whole).collect())
         });
         let mut documents: Vec<Vec<String>> = documents.collect::<Result<_, BenchError>>()?;
         let mean = |texts: &Vec<String>| texts.iter().map(String::len).sum::<usize>() / texts.len().max(1);
@@ -154,6 +154,30 @@ mod tests {
         assert_eq!(drawn(&texts, 3), ["0", "3", "6"]);
         assert_eq!(drawn(&texts, 99).len(), 10);
         assert_eq!(mixed(&["a", "b", "c"], &["x"], &["y"]), ["a", "x", "b", "y", "c"]);
+    }
+
+    #[test]
+    fn documents_come_with_their_titles() {
+        let data = tempfile::tempdir().expect("a folder");
+        let put = |name: &str, text: &str| {
+            let path = data.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("its folder");
+            std::fs::write(path, text).expect("the file");
+        };
+        put("sts/en.tsv", "1.0\ta girl\ta boy\n2.0\ta cat\ta dog\n");
+        for (set, title, text) in [("tides", "Tides", "The moon draws the sea."), ("fish", "", "Cod.")] {
+            put(
+                &format!("{set}/corpus.jsonl"),
+                &format!(r#"{{"_id":"d","title":"{title}","text":"{text}"}}"#),
+            );
+            put(&format!("{set}/queries.jsonl"), r#"{"_id":"q","text":"why"}"#);
+            put(&format!("{set}/qrels/test.tsv"), "query-id\tcorpus-id\tscore\nq\td\t1\n");
+        }
+        let texts = BenchTexts::from_data(data.path(), None).expect("all kinds");
+        assert_eq!(texts.of("long"), ["Tides The moon draws the sea."]);
+        assert_eq!(texts.of("short"), ["a girl", "a boy", "a cat", "a dog"]);
+        assert!(texts.of("mixed").contains(&"Tides The moon draws the sea."), "{:?}", texts.of("mixed"));
+        assert!(texts.of("mixed").contains(&"Cod."), "{:?}", texts.of("mixed"));
     }
 
     #[test]
