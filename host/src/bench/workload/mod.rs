@@ -141,6 +141,9 @@ pub fn run_workload(
     Ok(load.report(found, stored, memory, records))
 }
 
+/// A call that adds: when it is due, and how many records it has.
+type Insert = (Duration, usize);
+
 /// What threads share.
 struct Load<'a> {
     request: &'a WorkloadRequest,
@@ -148,12 +151,11 @@ struct Load<'a> {
     /// Which of them is asked.
     zipf: Zipf,
     next_search: AtomicU64,
-    next_insert: AtomicU64,
     /// Texts that were given away.
     given: AtomicU64,
     oldest: Mutex<VecDeque<RecordId>>,
-    /// Calls that add: when each is due, and how many records it has.
-    inserts: Vec<(Duration, usize)>,
+    /// The calls that add which are still to come.
+    inserts: Mutex<Box<dyn Iterator<Item = Insert> + Send + 'a>>,
 }
 
 impl<'a> Load<'a> {
@@ -177,10 +179,9 @@ impl<'a> Load<'a> {
             zipf: Zipf::new(queries.len(), 1.0),
             queries,
             next_search: AtomicU64::new(0),
-            next_insert: AtomicU64::new(0),
             given: AtomicU64::new(0),
             oldest: Mutex::default(),
-            inserts: schedule(request),
+            inserts: Mutex::new(Box::new(schedule(request))),
         })
     }
 
@@ -261,8 +262,8 @@ impl<'a> Load<'a> {
     fn insert(&self, cx: &dyn CallContext, engine: &Engine, start: Instant) -> Tally {
         let mut tally = Tally::default();
         loop {
-            let n = self.next_insert.fetch_add(1, Ordering::Relaxed);
-            let Some(&(due, batch)) = self.inserts.get(n as usize) else { return tally };
+            let next = self.inserts.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((due, batch)) = next else { return tally };
             if !until(cx, start + due) {
                 return tally;
             }
@@ -314,26 +315,22 @@ impl<'a> Load<'a> {
     }
 }
 
-/// When each call that adds is due, and how many records it has. The sizes share the time after the warm-up, which has
-/// the first of them.
-fn schedule(request: &WorkloadRequest) -> Vec<(Duration, usize)> {
-    let mut calls = Vec::new();
-    if request.inserts <= 0.0 {
-        return calls;
-    }
+/// The calls that add, in the order of their time, each made as it is asked for: a long load has many. The sizes share
+/// the time after the warm-up, which has the first of them.
+fn schedule(request: &WorkloadRequest) -> impl Iterator<Item = Insert> + Send + '_ {
+    let rate = request.inserts;
     let part = request.time.as_secs_f64() / request.batches.len() as f64;
     let warm_up = request.warm_up.as_secs_f64();
     let first = request.batches.first().map(|&batch| (0.0, warm_up, batch));
-    let others = request.batches.iter().enumerate().map(|(place, &batch)| {
+    let others = request.batches.iter().enumerate().map(move |(place, &batch)| {
         let from = warm_up + place as f64 * part;
         (from, from + part, batch)
     });
-    for (from, to, batch) in first.into_iter().chain(others) {
-        let every = batch as f64 / request.inserts;
-        let times = (0..).map(|n| from + f64::from(n) * every).take_while(|&due| due < to);
-        calls.extend(times.map(|due| (Duration::from_secs_f64(due), batch)));
-    }
-    calls
+    first.into_iter().chain(others).filter(move |_| rate > 0.0).flat_map(move |(from, to, batch)| {
+        let every = batch as f64 / rate;
+        let times = (0u64..).map(move |n| from + n as f64 * every).take_while(move |&due| due < to);
+        times.map(move |due| (Duration::from_secs_f64(due), batch))
+    })
 }
 
 /// Waits until something is due; false where the load was called off.
@@ -401,7 +398,8 @@ mod tests {
 
     #[test]
     fn each_size_of_call_has_its_part_of_the_time_and_the_rate_stays() {
-        let calls = schedule(&request());
+        let request = request();
+        let calls: Vec<Insert> = schedule(&request).collect();
         for (place, batch) in [1, 10, 50, 100].into_iter().enumerate() {
             let from = Duration::from_secs(1 + 2 * place as u64);
             let of = calls.iter().filter(|(due, _)| (from..from + Duration::from_secs(2)).contains(due));
@@ -409,7 +407,17 @@ mod tests {
             assert_eq!((of.len(), of.iter().all(|(_, size)| *size == batch)), (200 / batch, true));
         }
         assert!(calls.is_sorted());
-        assert_eq!(schedule(&WorkloadRequest { inserts: 0.0, ..request() }), []);
+        assert_eq!(schedule(&WorkloadRequest { inserts: 0.0, ..request }).next(), None);
+    }
+
+    #[test]
+    fn a_load_without_end_begins_at_once() {
+        // Listed beforehand, its calls would be more than any memory holds.
+        let time = Duration::from_secs(1 << 50);
+        let request = WorkloadRequest { time, warm_up: Duration::ZERO, batches: vec![1], ..request() };
+        let load = Load::new(&request).unwrap();
+        let call = load.inserts.lock().unwrap().nth(12_345);
+        assert_eq!(call, Some((Duration::from_millis(123_450), 1)));
     }
 
     #[test]
