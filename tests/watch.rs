@@ -44,8 +44,12 @@ impl Watch {
 
     /// Ctrl-C. Returns what it had still to say.
     fn stop(self) -> Ran {
+        self.stop_by(libc::SIGINT)
+    }
+
+    fn stop_by(self, signal: libc::c_int) -> Ran {
         // SAFETY: a signal to a process that we started and have not waited for.
-        assert_eq!(unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGINT) }, 0);
+        assert_eq!(unsafe { libc::kill(self.child.id().cast_signed(), signal) }, 0);
         let rest: Vec<String> = self.lines.map(|line| line.expect("UTF-8")).collect();
         let ran = Ran::from(self.child.wait_with_output().expect("it ends"));
         Ran { stdout: rest.join("\n"), ..ran }.expect(0)
@@ -156,6 +160,14 @@ fn a_watcher_says_what_it_did_in_words_and_quiet_nothing() {
     let said = watch.lines.next().expect("a line").expect("UTF-8");
     assert!((said.contains("seal") || said.contains("merge")) && said.contains("50 changes"), "{said}");
     watch.stop().says(&["watching", "Ctrl-C"]);
+
+    // A service manager ends it as gently as Ctrl-C does.
+    let mut watch = Watch::start(&home, &["--json"], &[("MEMORY__SYNC__SEAL_AFTER", "10")]);
+    add(&home, 100..150);
+    watch.until(&["seal", "merge"]);
+    let ran = watch.stop_by(libc::SIGTERM);
+    let last: Value = serde_json::from_str(ran.stdout.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(last["stopped"], true);
 
     // Quiet, it has nothing to say at all.
     let watch = Watch::start(&home, &["-q"], &[("MEMORY__SYNC__SEAL_AFTER", "10")]);

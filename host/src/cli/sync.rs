@@ -19,7 +19,7 @@ use serde::Serialize;
 /// at once whether it is built in or not. After much was written, `magray sync --all` makes the next
 /// searches as fast as can be.
 ///
-/// With --watch it goes on until Ctrl-C and does what [background] of the configuration says, for every
+/// With --watch it goes on until Ctrl-C or SIGTERM and does what [background] of the configuration says, for every
 /// process that writes to the data folder: builds changes in, merges, drops records past their time, embeds
 /// what has no vector, checks searches and files. It says what it did, by lines of JSON with --json, and with
 /// --quiet nothing. Several may watch one folder.
@@ -34,7 +34,7 @@ pub(super) struct Sync {
     /// Also what is not due yet by the thresholds of [memory.sync]
     #[arg(long)]
     all: bool,
-    /// Go on until Ctrl-C, and do all other background work too
+    /// Go on until Ctrl-C or SIGTERM, and do all other background work too
     #[arg(long, conflicts_with_all = ["all", "layer"])]
     watch: bool,
     /// Only this layer

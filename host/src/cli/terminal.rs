@@ -68,6 +68,24 @@ impl Terminal {
         }
     }
 
+    /// From here on SIGTERM, by which service managers end a program, counts as Ctrl-C.
+    pub(super) fn stop_gently_on_termination(&self) {
+        #[cfg(unix)]
+        {
+            extern "C" fn as_interrupt(_: libc::c_int) {
+                // SAFETY: `raise` may be called where a signal is handled. What SIGINT does is set before this
+                // handler is.
+                unsafe { libc::raise(libc::SIGINT) };
+            }
+            let handler = as_interrupt as extern "C" fn(libc::c_int);
+            // SAFETY: the handler takes the number of a signal, as the system passes it, and only raises another.
+            if unsafe { libc::signal(libc::SIGTERM, handler as libc::sighandler_t) } == libc::SIG_ERR {
+                let error = io::Error::last_os_error();
+                tracing::debug!("SIGTERM ends the program at once: {error}");
+            }
+        }
+    }
+
     /// Starts printing log messages of `level` and above, where no flag says otherwise.
     pub(super) fn log_from(&self, level: LogLevel) {
         let level = match (self.quiet, self.verbose) {

@@ -34,6 +34,7 @@ pub(super) fn run(global: &Global, terminal: &Terminal) -> Result<Outcome, Failu
     let interrupted = events.clone();
     // Where nobody listens any more, it is ending already.
     terminal.on_interrupt(move || drop(interrupted.send(Event::Interrupted)));
+    terminal.stop_gently_on_termination();
     // Without a model there is nothing to watch over, which is to be said at once.
     engine.indexes()?;
     let background = engine
