@@ -184,6 +184,20 @@ fn a_search_through_a_server() {
 }
 
 #[test]
+fn the_config_of_a_project_sends_no_text_anywhere() {
+    let server = Server::new();
+    let home = home_with(&server.url("/v1/embeddings"), "");
+    let own = home.path().join(".config/magray/config.toml");
+    let cloned = home.file("repository/config.toml", fs::read(own).expect("the config"));
+    let config = ["--config", cloned.to_str().expect("UTF-8"), "--backend", "served"];
+    let refused = home.run(&[&config[..], &["add", "a private text"]].concat()).expect(3);
+    refused.says(&["repository/config.toml", "an address", "option 'url'", "set it in your own config"]);
+    assert_eq!(server.take_requests().len(), 0);
+    home.run(&["--backend", "served", "add", "a private text"]).expect(0);
+    assert_ne!(server.take_requests().len(), 0);
+}
+
+#[test]
 fn what_a_server_says_is_told_and_no_key_is() {
     let server = Server::new();
     let home = home_with(

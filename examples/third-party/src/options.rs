@@ -37,7 +37,7 @@ pub(crate) const SCHEMA: &str = r#"{
     "type": "object",
     "required": ["url", "model"],
     "properties": {
-        "url": {"type": "string", "description": "address of the server: .../v1/embeddings, or .../api/embed of Ollama"},
+        "url": {"type": "string", "format": "uri", "description": "address of the server: .../v1/embeddings, or .../api/embed of Ollama"},
         "model": {"type": "string", "description": "name of the model at the server"},
         "api_key_env": {"type": "string", "description": "environment variable that holds the key"},
         "dimensions": {"type": "integer", "minimum": 0, "default": 0, "description": "width to ask for; 0 takes what comes"},

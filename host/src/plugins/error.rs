@@ -75,10 +75,10 @@ pub enum PluginError {
     #[error("no {kind} backend '{name}'; there is {known}; `magray plugin list` shows where they come from")]
     Unknown { kind: ComponentKind, name: String, known: String },
     #[error(
-        "the config {} is not in your own config folder, so it may not name a library for the {kind} backend '{name}'; take out its option '{option}', or set it in your own config",
+        "the config {} is not in your own config folder, so it may not name {what} for the {kind} backend '{name}'; take out its option '{option}', or set it in your own config",
         config.display()
     )]
-    NamesLibrary { kind: ComponentKind, name: String, option: String, config: PathBuf },
+    Reserved { kind: ComponentKind, name: String, option: String, what: &'static str, config: PathBuf },
     #[error("the {kind} backend '{name}' of {origin}: {error}")]
     Call { kind: ComponentKind, name: String, origin: String, error: ApiError },
 }

@@ -88,24 +88,63 @@ pub struct Project {
 }
 
 impl Project {
-    /// That the options, a JSON object, which it gives a component name no library: what a plugin loads by itself
-    /// passes no gate, and loads others from its folder, which no digest of it covers.
+    /// That the options, a JSON object, which it gives a component name nothing that is reserved to the user, by the
+    /// format of the schema. A `library` that a plugin loads by itself passes no gate, and loads others from its
+    /// folder, which no digest of it covers. To a `uri` a plugin sends the user's texts, and perhaps a key.
     ///
     /// # Errors
-    /// [`PluginError::NamesLibrary`].
+    /// [`PluginError::Reserved`].
     pub fn check_options(&self, component: &ComponentManifest, options: &str) -> Result<(), PluginError> {
         let options: Value = serde_json::from_str(options).unwrap_or_default();
         let is_given =
             |option: &str| options.get(option).is_some_and(|value| *value != "" && !value.is_null());
-        let mut properties = component.options["properties"].as_object().into_iter().flatten();
-        let named = properties.find(|(option, schema)| schema["format"] == "library" && is_given(option));
-        named.map_or(Ok(()), |(option, _)| {
-            Err(PluginError::NamesLibrary {
-                kind: component.kind,
-                name: component.name.clone(),
-                option: option.clone(),
-                config: self.config.clone(),
-            })
-        })
+        for (option, schema) in component.options["properties"].as_object().into_iter().flatten() {
+            let what = match schema["format"].as_str() {
+                Some("library") => "a library",
+                Some("uri") => "an address",
+                _ => continue,
+            };
+            if is_given(option) {
+                return Err(PluginError::Reserved {
+                    kind: component.kind,
+                    name: component.name.clone(),
+                    option: option.clone(),
+                    what,
+                    config: self.config.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use magray_plugin_api::ComponentKind;
+
+    #[test]
+    fn a_projects_config_names_no_library_and_no_address() {
+        let project = Project { config: "repo/magray.toml".into(), folders: Vec::new() };
+        let component = ComponentManifest {
+            kind: ComponentKind::Embedder,
+            name: "http".to_owned(),
+            options: serde_json::json!({ "properties": {
+                "url": { "type": "string", "format": "uri" },
+                "runtime": { "type": "string", "format": "library" },
+                "model": { "type": "string" },
+            }}),
+        };
+        for fine in ["{}", r#"{"model": "http://model"}"#, r#"{"url": "", "runtime": null, "model": "m"}"#] {
+            project.check_options(&component, fine).expect(fine);
+        }
+        for (options, says) in [
+            (r#"{"model": "m", "url": "http://elsewhere"}"#, ["an address", "'url'"]),
+            (r#"{"runtime": "libevil.so"}"#, ["a library", "'runtime'"]),
+        ] {
+            let error = project.check_options(&component, options).expect_err(options).to_string();
+            assert!(says.iter().all(|word| error.contains(word)), "{error}");
+            assert!(error.contains("magray.toml") && error.contains("'http'"), "{error}");
+        }
     }
 }
