@@ -1,5 +1,6 @@
 use magray_plugin_api::{Error, ErrorCode, Result};
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use std::env;
 
 /// The options in the user's TOML.
@@ -89,14 +90,47 @@ impl Options {
     /// Of everything that decides a vector, as far as it is known here.
     pub(crate) fn space(&self, dim: usize) -> [u8; 32] {
         let Self { url, model, query_prefix, passage_prefix, .. } = self;
-        let text = format!("{url}\0{model}\0{dim}\0{query_prefix}\0{passage_prefix}");
-        // FNV-1a from four starts.
-        let word = |start: u64| {
-            let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-            text.bytes().fold(0xcbf2_9ce4_8422_2325 ^ start, step).to_le_bytes()
+        let mut digest = Sha256::new();
+        for part in [url, model, &dim.to_string(), query_prefix, passage_prefix] {
+            // The length keeps the parts apart.
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_decides_the_space() {
+        let options = |url: &str, model: &str, query: &str, passage: &str| Options {
+            url: url.to_owned(),
+            model: model.to_owned(),
+            query_prefix: query.to_owned(),
+            passage_prefix: passage.to_owned(),
+            ..Options::default()
         };
-        let mut space = [0; 32];
-        space.copy_from_slice([1, 2, 3, 4].map(word).as_flattened());
-        space
+        // The same bytes in all, cut elsewhere, are another space, too.
+        let spaces = [
+            options("http://a", "m", "", "").space(3),
+            options("http://b", "m", "", "").space(3),
+            options("http://a", "n", "", "").space(3),
+            options("http://am", "", "", "").space(3),
+            options("http://a", "m", "", "").space(4),
+            options("http://a", "m", "q", "").space(3),
+            options("http://a", "m", "", "q").space(3),
+        ];
+        for (at, space) in spaces.iter().enumerate() {
+            assert!(!spaces[..at].contains(space), "{at}");
+        }
+        // What does not decide a vector does not.
+        let other = Options { batch: 7, retries: 0, ..options("http://a", "m", "", "") };
+        assert_eq!(other.space(3), spaces[0]);
+        // SHA-256, as sha256sum has it: whoever computes it otherwise loses what was embedded.
+        let hex: String = spaces[0].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "9826da8eb08d6592cdd381a076d9fc54aa533a1acebcd4dcdedea400b10abf94");
     }
 }
