@@ -1,6 +1,7 @@
 //! Searches by words, by meaning and by both, and records that others replace.
 use crate::support::{CHAOS, Home};
 use serde_json::Value;
+use std::time::Duration;
 
 fn texts(answer: &Value) -> Vec<&str> {
     answer["hits"].as_array().expect("hits").iter().map(|hit| hit["text"].as_str().expect("a text")).collect()
@@ -51,6 +52,24 @@ fn words_alone_need_no_model_and_both_do_without_one_that_is_not_to_be_had() {
     ran.says(&["words alone", "no-such-model"]);
     let answer = home.json(&[&missing[..], &["search", "ferries"]].concat());
     assert!(answer["without_vectors"].as_str().is_some_and(|why| why.contains("no-such-model")), "{answer}");
+}
+
+#[test]
+fn what_is_past_its_time_goes_whether_a_model_can_be_had_or_not() {
+    let home = Home::new();
+    home.run(&["add", "the ferry leaves at nine"]).expect(0);
+    let db = rusqlite::Connection::open(home.data().join("magray.db")).expect("the database");
+    db.busy_timeout(Duration::from_secs(60)).expect("it waits");
+    let count = || db.query_row("SELECT count(*) FROM records", [], |row| row.get::<_, u64>(0));
+    for how in
+        [&["--model", "no-such-model", "search", "ferries"][..], &["search", "ferries", "--mode", "keyword"]]
+    {
+        home.run(&["add", "the ferry is late today"]).expect(0);
+        let due = "UPDATE records SET expires_ms = 1 WHERE text LIKE '%today'";
+        assert_eq!(db.execute(due, []).expect("it is written"), 1);
+        assert_eq!(texts(&home.json(how)), ["the ferry leaves at nine"]);
+        assert_eq!(count().expect("a count"), 1, "{how:?}");
+    }
 }
 
 #[test]
