@@ -63,7 +63,8 @@ impl World {
 
     fn cycle(&self) -> PromotionReport {
         let options = PromotionOptions::default();
-        promote(&Cx::free(), &self.store, Some(self.space), &self.policy, &options, self.now).expect("a cycle")
+        promote(&Cx::free(), &self.store, Some(self.space), &self.policy, &options, self.now)
+            .expect("a cycle")
     }
 
     /// Medians in milliseconds, by the clock and of the CPU, of a cycle after `times` uses of `count` records,
