@@ -187,10 +187,12 @@ fn batches_of_any_size_find_the_same() {
         index.upsert(&Cx::free(), &(0..500).collect::<Vec<_>>(), &numbers(500, 24)).unwrap();
         let mut out = vec![Hit::NONE; 300 * 3];
         index.search(&Cx::free(), &queries, 3, SearchParams::default(), None, &mut out).unwrap();
-        out.into_iter().map(|hit| hit.id).collect::<Vec<_>>()
+        out
     });
-    assert!(found[0].iter().all(|&id| id < 500));
-    found.iter().for_each(|ids| assert_eq!(*ids, found[0]));
+    assert!(found[0].iter().all(|hit| hit.id < 500));
+    // A product of many queries adds up in another order than one of few, and rows that are as near may change places.
+    let near = |(a, b): (&Hit, &Hit)| (a.score - b.score).abs() < 1e-4;
+    found.iter().for_each(|hits| assert!(hits.iter().zip(&found[0]).all(near)));
 }
 
 #[test]
