@@ -32,9 +32,9 @@ const SHAPES: [(&str, usize); 3] = [("short", 512), ("mixed", 256), ("long", 128
 
 impl BenchTexts {
     /// Real texts from a folder of data sets: `short` are the sentences of its first file of scored pairs, `long`
-    /// the documents, with their titles, of that retrieval set whose documents are the longest, and `mixed` two of these to one
-    /// sentence and one document of another set. `count` of each, evenly drawn; 512, 256 and 128 where there is
-    /// none.
+    /// the documents, with their titles, of that retrieval set whose documents are the longest, and `mixed` two of
+    /// these to one sentence and one document of another set. `count` of each, evenly drawn; 512, 256 and 128
+    /// where there is none.
     ///
     /// # Errors
     /// [`BenchError::Data`] where the folder lacks one of these.

@@ -47,8 +47,9 @@ const CHUNK: usize = 1024;
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// Queries that are compared with some rows together, where a call brings more of them. 1 to 4096; 0 chooses by the threads that the host grants, 32 up to 4 of them, 64 up to 8,
-    /// 128 up to 16 and 256 beyond.
+    /// Queries that are compared with some rows together, where a call brings more of them. 1 to 4096; 0 chooses by
+    /// the threads that the host grants, 32 up to 4 of them, 64 up to 8, 128 up to 16 and 256 beyond; 256 where rows
+    /// are compared by products of matrices, which gain with their size.
     pub batch: usize,
 }
 
@@ -99,7 +100,11 @@ impl Flat {
 
     /// Queries that are compared together.
     fn batch(&self) -> usize {
-        if self.batch == 0 { batch_for(self.host.threads()) } else { self.batch }
+        match self.batch {
+            0 if cfg!(feature = "gemm") => PASS,
+            0 => batch_for(self.host.threads()),
+            batch => batch,
+        }
     }
 
     // The host sets an instance aside in which a call panicked, so what a poisoned lock guards is

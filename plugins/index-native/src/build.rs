@@ -133,9 +133,7 @@ struct Encoder<'a> {
     quantizer: &'a Quantizer,
     rotation: &'a Rotation,
     lists: Option<&'a Lists>,
-    wide: bool,
-    bits: usize,
-    step: Option<f32>,
+    shape: Shape,
 }
 
 /// How an index of so many rows of this width is laid out.
@@ -252,9 +250,7 @@ pub(crate) fn build(
         quantizer: &quantizer,
         rotation: &rotation,
         lists,
-        wide: shape.wide,
-        bits: shape.bits,
-        step,
+        shape,
     };
     let done = AtomicUsize::new(0);
     parallel::map(threads, encoder.slices(parts), |slice| {
@@ -324,15 +320,14 @@ fn numbers<'a, T: bytemuck::Pod>(parts: &mut Parts<'a>, part: Part) -> &'a mut [
 impl Encoder<'_> {
     fn slices<'a>(&self, mut parts: Parts<'a>) -> Vec<Slice<'a>> {
         let places = PART * ROWS;
-        let number = if self.wide { 4 } else { 2 };
+        let number = if self.shape.wide { 4 } else { 2 };
         let mut scales = numbers::<f32>(&mut parts, Part::Scales).chunks_mut(places);
         let mut factors = numbers(&mut parts, Part::Factors).chunks_mut(PART);
-        let mut bits = numbers(&mut parts, Part::Bits)
-            .chunks_mut((PART * rabitq::words(self.spec.dim, self.bits)).max(1));
+        let words = rabitq::words(self.spec.dim, self.shape.bits);
+        let mut bits = numbers(&mut parts, Part::Bits).chunks_mut((PART * words).max(1));
         let mut half = numbers(&mut parts, Part::Half).chunks_mut(places * size_of::<i32>());
-        let code =
-            if self.step.is_some() { int4::stride(self.spec.dim) } else { int8::stride(self.spec.dim) };
-        let mut codes = numbers(&mut parts, Part::Codes).chunks_mut(places * code);
+        let row_bytes = self.shape.row_bytes(self.spec.dim);
+        let mut codes = numbers(&mut parts, Part::Codes).chunks_mut(places * row_bytes);
         let mut originals = numbers(&mut parts, Part::Originals).chunks_mut(places * self.spec.dim * number);
         let ids = numbers(&mut parts, Part::Ids).chunks_mut(places);
         ids.enumerate()
@@ -357,14 +352,14 @@ impl Encoder<'_> {
     }
 
     fn encode(&self, slice: Slice<'_>) {
-        let (dim, words) = (self.spec.dim, rabitq::words(self.spec.dim, self.bits));
+        let (dim, words) = (self.spec.dim, rabitq::words(self.spec.dim, self.shape.bits));
         let mut tile = vec![[0.0; LANES]; self.rotation.width()];
         let mut rows = vec![0.0; ROWS * dim];
         let (center, l2) = (self.quantizer.center(), self.spec.metric == Metric::L2);
         let mut shift = vec![0.0; dim];
         let original = slice.originals.len() / slice.ids.len().max(1);
-        let block_bytes = slice.codes.len() * ROWS / slice.ids.len().max(1);
-        for (b, block) in slice.codes.chunks_exact_mut(block_bytes.max(1)).enumerate() {
+        let row_bytes = self.shape.row_bytes(dim);
+        for (b, block) in slice.codes.chunks_exact_mut(ROWS * row_bytes).enumerate() {
             let place = b * ROWS;
             rows.fill(0.0);
             for (lane, row) in rows.chunks_exact_mut(dim).enumerate() {
@@ -373,15 +368,15 @@ impl Encoder<'_> {
                 let Some(number) = self.row(slice.block * ROWS + at) else { continue };
                 slice.ids[at] = self.source.rows[number].0;
                 let scale = self.source.read(number, row);
-                write_original(row, self.wide, &mut slice.originals[at * original..][..original]);
+                write_original(row, self.shape.wide, &mut slice.originals[at * original..][..original]);
                 if let Some(held) = slice.scales.get_mut(at) {
                     *held = scale;
                     row.iter_mut().for_each(|v| *v *= scale);
                 }
             }
             let half = &mut slice.half[place * size_of::<i32>()..][..ROWS * size_of::<i32>()];
-            if let Some(step) = self.step {
-                let codes = block.chunks_exact_mut(int4::stride(dim));
+            if let Some(step) = self.shape.step {
+                let codes = block.chunks_exact_mut(row_bytes);
                 let halves: &mut [f32] = bytemuck::cast_slice_mut(half);
                 for ((row, code), half) in rows.chunks_exact(dim).zip(codes).zip(halves) {
                     *half = int4::encode(row, center, step, code);

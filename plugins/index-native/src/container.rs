@@ -102,6 +102,11 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// Of the code of a row.
+    pub(crate) fn row_bytes(&self, dim: usize) -> usize {
+        if self.step.is_some() { int4::stride(dim) } else { int8::stride(dim) }
+    }
+
     /// Of the rotation. A graph has none, but numbers of such a width are no trouble.
     pub(crate) fn width(&self, dim: usize) -> usize {
         rabitq::width(dim, self.bits.max(1))
@@ -253,17 +258,12 @@ impl Part {
             Self::Factors => (bit_blocks, size_of::<Factors>()),
             Self::Bits => (bit_blocks.checked_mul(rabitq::words(spec.dim, shape.bits))?, size_of::<Word>()),
             Self::Half => (places, 4),
-            Self::Codes => (places, row_bytes(spec.dim, shape)),
+            Self::Codes => (places, shape.row_bytes(spec.dim)),
             Self::Originals => (places.checked_mul(spec.dim)?, if shape.wide { 4 } else { 2 }),
             Self::Graph => (shape.graph_bytes, 1),
         };
         count.checked_mul(size)
     }
-}
-
-/// Bytes of the code of a row, where codes lie row by row.
-fn row_bytes(dim: usize, shape: &Shape) -> usize {
-    if shape.step.is_some() { int4::stride(dim) } else { int8::stride(dim) }
 }
 
 /// Where each part lies, in bytes from the begin of the file.

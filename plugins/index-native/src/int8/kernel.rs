@@ -178,7 +178,7 @@ fn vnni() -> bool {
 }
 
 /// Bytes of blocks that are asked of memory ahead of the one that is compared.
-pub(super) const STRIP_AHEAD: usize = 2 << 10;
+const STRIP_AHEAD: usize = 2 << 10;
 
 /// Asks memory for what will be read soon.
 #[inline(always)]

@@ -26,7 +26,7 @@ const THREAD_WORDS: usize = 4 << 20;
 /// Rows in view of walks that are worth a thread, some 100 µs.
 const THREAD_STEPS: usize = 256;
 
-/// Bytes of int8 codes that are worth a thread, some 200 µs.
+/// Bytes of codes of rows that are worth a thread, some 200 µs.
 const THREAD_CODES: usize = 2 << 20;
 
 /// Originals that are asked of memory ahead.
@@ -35,7 +35,7 @@ const AHEAD: usize = 4;
 /// Queries that a thread scans together.
 const GROUP: usize = 16;
 
-/// Bytes of int8 codes that all queries of a group are compared with before the next ones are read: a quarter of
+/// Bytes of codes of rows that all queries of a group are compared with before the next ones are read: a quarter of
 /// a second-level cache.
 const CHUNK_CODES: usize = 256 << 10;
 
@@ -114,7 +114,7 @@ impl Sealed {
         Ok(found.into_iter().map(Best::into_sorted).collect())
     }
 
-    /// The hits of each query, best first, among the rows at `places`: by all of their int8 codes, and of the best
+    /// The hits of each query, best first, among the rows at `places`: by all of their codes, and of the best
     /// by the originals.
     pub(crate) fn among(
         &self,
