@@ -27,7 +27,8 @@ impl Codes<'_> {
 /// A query as it is compared with [`Codes`].
 #[derive(Clone, Debug)]
 pub(crate) enum Query {
-    Bytes(int8::Queries),
+    /// With what makes a score of a product.
+    Bytes(int8::Queries, f32),
     Nibbles(int4::Query),
 }
 
@@ -38,12 +39,13 @@ impl Query {
             return Self::Nibbles(int4::Query::new(metric, query, quantizer.center(), step));
         }
         let mut queries = int8::Queries::new(int8::stride(query.len()));
-        quantizer.push_query(metric, query, &mut queries);
-        Self::Bytes(queries)
+        let scale = quantizer.push_query(metric, query, &mut queries);
+        Self::Bytes(queries, scale)
     }
 }
 
-/// Measures by codes.
+/// Measures by codes, half the squared distance, or the dot product with its sign turned, but for what codes are off by
+/// and a term that is the same for all rows.
 #[derive(Debug)]
 pub(crate) struct ByCodes<'a> {
     codes: Codes<'a>,
@@ -68,7 +70,7 @@ impl Scorer for ByCodes<'_> {
             (Codes::Nibbles(codes), Query::Nibbles(query)) => {
                 codes.score(self.kernel, query, self.distance, rows, &mut self.dots, out);
             }
-            (Codes::Bytes(codes), Query::Bytes(queries)) => {
+            (Codes::Bytes(codes), Query::Bytes(queries, scale)) => {
                 self.dots.resize(rows.len(), 0);
                 if self.distance {
                     rows.iter().for_each(|&row| prefetch(&codes.half()[row as usize..=row as usize]));
@@ -76,7 +78,7 @@ impl Scorer for ByCodes<'_> {
                 self.kernel.dots(&codes, queries.get(0), rows, &mut self.dots);
                 for ((out, &dot), &row) in out.iter_mut().zip(&self.dots).zip(rows) {
                     let half = if self.distance { codes.half()[row as usize] } else { 0 };
-                    *out = half.wrapping_sub(dot) as f32;
+                    *out = half.wrapping_sub(dot) as f32 * scale;
                 }
             }
             _ => unreachable!("a query is made for the codes"),

@@ -109,11 +109,13 @@ impl Quantizer {
         }
     }
 
-    /// Appends `query` `[dim]`, of length 1 under cosine, to `queries`.
+    /// Appends `query` `[dim]`, of length 1 under cosine, to `queries`. Returns what makes scores of what comes of its
+    /// products with codes: `(half - dot)` times this is half a squared distance, or a dot product with its sign turned, but
+    /// for what is the same for all rows.
     ///
     /// # Panics
     /// Where the widths differ.
-    pub(crate) fn push_query(&self, metric: Metric, query: &[f32], queries: &mut Queries) {
+    pub(crate) fn push_query(&self, metric: Metric, query: &[f32], queries: &mut Queries) -> f32 {
         let dim = self.center.len();
         assert!(query.len() == dim && queries.stride == stride(dim));
         let centred = metric == Metric::L2;
@@ -134,6 +136,7 @@ impl Quantizer {
             sum += i32::from(code);
         }
         queries.offsets.push(sum * 128);
+        1.0 / (scale * self.scale)
     }
 }
 

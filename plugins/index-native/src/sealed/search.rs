@@ -45,7 +45,7 @@ const FOUND: f64 = 0.99;
 /// Rows that are scored by the originals between two looks at whether more of them are worth it.
 const FURTHER: usize = 8;
 
-/// Rows by which codes of four bits may be wrong beyond [`exact`], as a multiple of it.
+/// The most rows that are scored by the originals after a scan, as a multiple of [`exact`].
 const DOUBTFUL: usize = 4;
 
 /// How many of the rows that were scored by their codes are scored by the originals in any case: in one case of a
@@ -122,7 +122,7 @@ impl Sealed {
         request: &Request<'_>,
         places: &[u32],
     ) -> Result<Vec<Vec<Hit>>> {
-        let best = self.candidates(request.k);
+        let best = Candidates::new(DOUBTFUL * exact(request.k));
         let Some(codes) = self.codes().filter(|_| places.len() > best.limit()) else {
             return self.exact(cx, request, places);
         };
@@ -342,7 +342,7 @@ impl Sealed {
 
     /// Scores what a scan found by the codes of the rows, and the best of that by the originals.
     fn rescore(&self, request: &Request<'_>, query: &[f32], found: Candidates) -> Vec<Hit> {
-        let mut best = self.candidates(request.k);
+        let mut best = Candidates::new(DOUBTFUL * exact(request.k));
         let places = found.into_places();
         match self.codes() {
             Some(codes) if places.len() > exact(request.k) => {
@@ -357,11 +357,6 @@ impl Sealed {
         }
     }
 
-    /// Room for those that may have to be scored by the originals.
-    fn candidates(&self, k: usize) -> Candidates {
-        Candidates::new(if self.container.shape().step.is_some() { DOUBTFUL * exact(k) } else { exact(k) })
-    }
-
     /// Offers each of `places` by its code.
     fn offer(&self, codes: Codes<'_>, query: &Query, places: &[u32], best: &mut Candidates) {
         let mut scores = vec![0.0; places.len()];
@@ -369,7 +364,7 @@ impl Sealed {
         places.iter().zip(scores).for_each(|(&place, score)| best.push(-score, place as usize));
     }
 
-    /// The best, by the originals, of some rows that are sorted by their codes, the nearest first. Codes of four bits
+    /// The best, by the originals, of some rows that are sorted by their codes, the nearest first. Codes
     /// leave some in doubt where many rows are about as near: then more are compared, for as long as what codes were
     /// off by so far could bring a row among the best.
     fn by_originals(&self, request: &Request<'_>, query: &[f32], found: &[Candidate]) -> Vec<Hit> {
@@ -377,13 +372,11 @@ impl Sealed {
         let (sure, rest) = found.split_at(found.len().min(exact(request.k)));
         let mut hits = Vec::with_capacity(found.len());
         self.score_originals(query, sure.iter().map(row), &mut hits);
-        if self.container.shape().step.is_some() {
-            for further in rest.chunks(FURTHER) {
-                if !self.may_be_among_best(request.k, &found[..hits.len()], &hits, further[0].distance) {
-                    break;
-                }
-                self.score_originals(query, further.iter().map(row), &mut hits);
+        for further in rest.chunks(FURTHER) {
+            if !self.may_be_among_best(request.k, &found[..hits.len()], &hits, further[0].distance) {
+                break;
             }
+            self.score_originals(query, further.iter().map(row), &mut hits);
         }
         best_of(hits, request.k)
     }
