@@ -308,7 +308,7 @@ impl IndexSpec {
         for (row, vector) in vectors.chunks_exact(self.dim).enumerate() {
             // A sum of squares is finite exactly when every number is, but for overflow; only then
             // is a second look needed.
-            let norm: f32 = vector.iter().map(|v| v * v).sum();
+            let norm = sum_of_squares(vector);
             if !norm.is_finite() && vector.iter().any(|v| !v.is_finite()) {
                 return Err(Error::invalid_input(format!("vector {row} has a number that is not finite")));
             }
@@ -356,4 +356,14 @@ impl IndexSpec {
         }
         Ok(())
     }
+}
+
+/// In as many independent sums as registers hold: one sum would wait for each addition.
+fn sum_of_squares(vector: &[f32]) -> f32 {
+    let (whole, rest) = vector.as_chunks::<32>();
+    let mut sums = [0.0; 32];
+    for numbers in whole {
+        sums.iter_mut().zip(numbers).for_each(|(sum, v)| *sum += v * v);
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|v| v * v).sum::<f32>()
 }

@@ -4,6 +4,7 @@ use crate::{
     graph::Scorer,
     int4,
     int8::{self, Kernel, Quantizer, prefetch},
+    rabitq,
 };
 use magray_plugin_api::Metric;
 
@@ -26,7 +27,14 @@ impl Codes<'_> {
 
 /// A query as it is compared with [`Codes`].
 #[derive(Clone, Debug)]
-pub(crate) enum Query {
+pub(crate) struct Query {
+    coded: Coded,
+    /// What makes half of a squared distance of a score; `None` under the dot product.
+    zero: Option<f32>,
+}
+
+#[derive(Clone, Debug)]
+enum Coded {
     /// With what makes a score of a product.
     Bytes(int8::Queries, f32),
     Nibbles(int4::Query),
@@ -34,13 +42,28 @@ pub(crate) enum Query {
 
 impl Query {
     /// Of `query`, of length 1 under cosine; `step` is that of codes of four bits.
-    pub(crate) fn new(metric: Metric, query: &[f32], quantizer: &Quantizer, step: Option<f32>) -> Self {
-        if let Some(step) = step {
-            return Self::Nibbles(int4::Query::new(metric, query, quantizer.center(), step));
-        }
-        let mut queries = int8::Queries::new(int8::stride(query.len()));
-        let scale = quantizer.push_query(metric, query, &mut queries);
-        Self::Bytes(queries, scale)
+    pub(crate) fn new(
+        kernel: rabitq::Kernel,
+        metric: Metric,
+        query: &[f32],
+        quantizer: &Quantizer,
+        step: Option<f32>,
+    ) -> Self {
+        let center = quantizer.center();
+        let zero = match metric {
+            // Rows and queries are of length 1, and the rows are centred.
+            Metric::Cosine => Some(1.0 - kernel.score(Metric::Dot, query, center, 1.0)),
+            Metric::L2 => Some(-0.5 * kernel.score(Metric::L2, query, center, 1.0)),
+            Metric::Dot => None,
+        };
+        let coded = if let Some(step) = step {
+            Coded::Nibbles(int4::Query::new(metric, query, center, step))
+        } else {
+            let mut queries = int8::Queries::new(int8::stride(query.len()));
+            let scale = quantizer.push_query(metric, query, &mut queries);
+            Coded::Bytes(queries, scale)
+        };
+        Self { coded, zero }
     }
 }
 
@@ -64,13 +87,17 @@ impl<'a> ByCodes<'a> {
 }
 
 impl Scorer for ByCodes<'_> {
+    fn zero(&self) -> Option<f32> {
+        self.query.zero
+    }
+
     #[inline]
     fn score(&mut self, rows: &[u32], out: &mut [f32]) {
-        match (self.codes, self.query) {
-            (Codes::Nibbles(codes), Query::Nibbles(query)) => {
+        match (self.codes, &self.query.coded) {
+            (Codes::Nibbles(codes), Coded::Nibbles(query)) => {
                 codes.score(self.kernel, query, self.distance, rows, &mut self.dots, out);
             }
-            (Codes::Bytes(codes), Query::Bytes(queries, scale)) => {
+            (Codes::Bytes(codes), Coded::Bytes(queries, scale)) => {
                 self.dots.resize(rows.len(), 0);
                 if self.distance {
                     rows.iter().for_each(|&row| prefetch(&codes.half()[row as usize..=row as usize]));

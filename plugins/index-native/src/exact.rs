@@ -172,7 +172,13 @@ fn add<const FUSED: bool, const LANES: usize>(
 }
 
 fn squared_length(vector: &[f32]) -> f64 {
-    vector.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
+    // One sum would wait for each addition.
+    let (whole, rest) = vector.as_chunks::<16>();
+    let mut sums = [0.0; 16];
+    for numbers in whole {
+        sums.iter_mut().zip(numbers).for_each(|(sum, &v)| *sum += f64::from(v) * f64::from(v));
+    }
+    sums.into_iter().chain(rest.iter().map(|&v| f64::from(v) * f64::from(v))).sum()
 }
 
 /// Refuses vectors so long that a dot product or a distance between two of them could overflow f32.

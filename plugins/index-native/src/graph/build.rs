@@ -41,7 +41,7 @@ pub(crate) struct Params {
 
 impl Default for Params {
     fn default() -> Self {
-        Self { degree: 32, passes: 8, nearest: 16, leaf: 1024, seed: 0x6d61_6772_6179 }
+        Self { degree: 32, passes: 10, nearest: 12, leaf: 1024, seed: 0x6d61_6772_6179 }
     }
 }
 

@@ -7,6 +7,14 @@ use std::{
     collections::BinaryHeap,
 };
 
+/// How much farther, squared, than the last row that is wanted a walk looks for nearer ones, where it keeps five times as
+/// many in view as are wanted.
+const SLACK: f32 = 0.15;
+
+/// A walk of a graph with fewer rows than so many for each in view goes on to its end: it has seen most of them anyway, and
+/// of few rows a near one may be linked with far ones only.
+const LARGE: usize = 16;
+
 /// How many of a layer above are where the search of the layer below begins.
 const BEAM: usize = 4;
 
@@ -37,6 +45,9 @@ impl PartialOrd for Candidate {
 pub(crate) trait Scorer {
     /// Writes a number for each row of `rows`, less for the nearer; it must be finite.
     fn score(&mut self, rows: &[u32], out: &mut [f32]);
+
+    /// What is to be added to such a number for half of a squared distance; `None` where they are no distances.
+    fn zero(&self) -> Option<f32>;
 }
 
 /// The room that one search after the other needs; one a thread.
@@ -148,16 +159,20 @@ impl Layer<'_> {
 
 impl Graph<'_> {
     /// The `ef` rows nearest to what `scorer` measures, as far as the walk finds them, the nearest
-    /// first.
+    /// first, of which `k` are wanted.
     pub(crate) fn search<'s>(
         &self,
         scorer: &mut impl Scorer,
+        k: usize,
         ef: usize,
         scratch: &'s mut Scratch,
     ) -> &'s [Candidate] {
-        let ef = ef.max(1);
+        let k = k.max(1);
+        let ef = ef.max(k);
         let layer = self.descend(scorer, ef, scratch);
-        walk(layer, scorer, ef, scratch);
+        let is_large = layer.len() > LARGE * ef;
+        let reach = scorer.zero().filter(|_| is_large).map(|zero| Reach { k, slack: slack(k, ef), zero });
+        walk(layer, scorer, ef, reach, scratch);
         scratch.found.clear();
         for candidate in &scratch.pool {
             let row = candidate.row & !EXPANDED;
@@ -260,7 +275,7 @@ impl Graph<'_> {
         let mut first = true;
         for below in layers {
             if !std::mem::take(&mut first) {
-                walk(layer, scorer, BEAM, scratch);
+                walk(layer, scorer, BEAM, None, scratch);
             }
             scratch.begin(below.len());
             let mut pool = std::mem::take(&mut scratch.pool);
@@ -278,16 +293,45 @@ impl Graph<'_> {
     }
 }
 
+/// How far from the query a walk goes.
+#[derive(Clone, Copy)]
+struct Reach {
+    /// So many are wanted, and the last of them, as it is known so far, is what the reach is measured by.
+    k: usize,
+    /// How much greater the squared distance may be.
+    slack: f32,
+    /// See [`Scorer::zero`].
+    zero: f32,
+}
+
+impl Reach {
+    /// The distance, as it is measured, beyond which no neighbours are looked at.
+    fn end(self, pool: &[Candidate]) -> f32 {
+        pool.get(self.k - 1)
+            .map_or(f32::INFINITY, |last| last.distance + (last.distance + self.zero).max(0.0) * self.slack)
+    }
+}
+
+/// The slack of a walk that keeps `ef` rows in view: rows beyond it hardly lead to nearer ones, wherever they stand in
+/// the order (Al-Jazzazi et al., Distance Adaptive Beam Search, 2025).
+fn slack(k: usize, ef: usize) -> f32 {
+    SLACK * (ef as f32 / (5 * k) as f32).powf(0.3)
+}
+
 /// From the pool on, looks at the neighbours of the nearest that was not expanded, until the `ef`
-/// nearest all are.
-fn walk(layer: Layer<'_>, scorer: &mut impl Scorer, ef: usize, scratch: &mut Scratch) {
+/// nearest within reach all are.
+fn walk(layer: Layer<'_>, scorer: &mut impl Scorer, ef: usize, reach: Option<Reach>, scratch: &mut Scratch) {
     scratch.pool.truncate(ef);
     let mut at = 0;
-    while let Some(candidate) = scratch.pool.get_mut(at) {
+    while let Some(candidate) = scratch.pool.get(at) {
         if candidate.row & EXPANDED != 0 {
             at += 1;
             continue;
         }
+        if reach.is_some_and(|reach| candidate.distance > reach.end(&scratch.pool)) {
+            break;
+        }
+        let candidate = &mut scratch.pool[at];
         let place = candidate.row;
         candidate.row |= EXPANDED;
         at += 1;

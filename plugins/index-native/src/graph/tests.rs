@@ -1,10 +1,12 @@
 use super::{search::Candidate, *};
 use crate::{
     codes::{self, ByCodes, Query},
+    exact,
     int8::{Codes, Kernel, Quantizer, stride},
+    rabitq,
 };
 use build::mix;
-use magray_plugin_api::{CallContext, ErrorCode, Metric};
+use magray_plugin_api::{CallContext, ErrorCode, IndexSpec, Metric};
 use proptest::prelude::*;
 use std::{collections::HashSet, time::Duration};
 
@@ -104,16 +106,24 @@ impl Data {
         }
     }
 
-    /// The rows that a search finds, the nearest by their vectors first.
-    fn search(&self, graph: &Graph<'_>, query: &[f32], ef: usize, scratch: &mut Scratch) -> Vec<u32> {
+    /// The rows that a search for `k` finds, the nearest by their vectors first.
+    fn search(
+        &self,
+        graph: &Graph<'_>,
+        query: &[f32],
+        k: usize,
+        ef: usize,
+        scratch: &mut Scratch,
+    ) -> Vec<u32> {
         let queries = self.query(query);
         let mut scorer = self.scorer(&queries);
-        let found = graph.search(&mut scorer, ef, scratch);
+        let found = graph.search(&mut scorer, k, ef, scratch);
         self.exact(query, found.iter().map(|candidate| candidate.row))
     }
 
     fn query(&self, query: &[f32]) -> Query {
-        Query::new(self.metric, query, &self.quantizer, None)
+        let query = exact::prepare(IndexSpec { dim: self.dim, metric: self.metric }, query);
+        Query::new(rabitq::Kernel::detect(), self.metric, &query, &self.quantizer, None)
     }
 
     fn scorer<'a>(&'a self, query: &'a Query) -> ByCodes<'a> {
@@ -137,7 +147,7 @@ impl Data {
         for query in queries.chunks_exact(self.dim) {
             let truth = self.exact(query, 0..self.len() as u32);
             let limit = self.distance(query, truth[k - 1] as usize);
-            let found = self.search(&graph, query, ef, &mut scratch);
+            let found = self.search(&graph, query, k, ef, &mut scratch);
             let distinct: HashSet<_> = found.iter().collect();
             assert_eq!(distinct.len(), found.len(), "no row twice");
             hits += found[..k].iter().filter(|&&row| self.distance(query, row as usize) <= limit).count();
@@ -249,9 +259,51 @@ fn equal_vectors_and_few() {
         let section = data.build(&Params::default(), 2);
         let graph = open(n, &section).unwrap();
         assert_eq!(reached(&graph), n, "{n} {distinct}");
-        let mut found = data.search(&graph, &[0.1; 5], n.max(1), &mut Scratch::default());
+        let mut found = data.search(&graph, &[0.1; 5], n.max(1), n.max(1), &mut Scratch::default());
         found.sort_unstable();
         assert_eq!(found, (0..n as u32).collect::<Vec<_>>(), "{n} {distinct}");
+    }
+}
+
+/// Counts the rows that are compared.
+struct Counted<'a>(ByCodes<'a>, usize);
+
+impl Scorer for Counted<'_> {
+    fn score(&mut self, rows: &[u32], out: &mut [f32]) {
+        self.1 += rows.len();
+        self.0.score(rows, out);
+    }
+
+    fn zero(&self) -> Option<f32> {
+        self.0.zero()
+    }
+}
+
+/// The fewer of the rows in view are wanted, the sooner a walk ends, and it finds those as before. Vectors far from the
+/// origin, for what is measured is no distance then.
+#[test]
+fn a_walk_ends_where_rows_are_far() {
+    for metric in [Metric::L2, Metric::Cosine] {
+        let mut rows = vectors(24, 4000, 40, 0.5, 21);
+        rows.iter_mut().for_each(|v| *v += 1.0);
+        let data = Data::new(24, metric, rows);
+        let section = data.build(&Params::default(), 2);
+        let graph = open(data.len(), &section).unwrap();
+        let mut scratch = Scratch::default();
+        let (mut near, mut all, mut same) = (0, 0, 0);
+        for row in (0..data.len()).step_by(100) {
+            let query = &data.rows[row * 24..][..24];
+            let codes = data.query(query);
+            let mut walk = |k: usize| {
+                let mut scorer = Counted(data.scorer(&codes), 0);
+                let found = graph.search(&mut scorer, k, 200, &mut scratch);
+                (found[..5].iter().map(|candidate| candidate.row).collect::<Vec<_>>(), scorer.1)
+            };
+            let ((few, compared), (many, compared_all)) = (walk(5), walk(200));
+            (near, all, same) = (near + compared, all + compared_all, same + usize::from(few == many));
+        }
+        assert!(4 * near < 3 * all, "{metric:?}: {near} of {all} compared");
+        assert!(same >= 38, "{metric:?}: {same} of 40 found the same");
     }
 }
 
@@ -331,7 +383,7 @@ proptest! {
         let graph = open(n, &section).unwrap();
         prop_assert_eq!(reached(&graph), n);
         let mut scratch = Scratch::default();
-        let found = data.search(&graph, &vec![0.0; dim], n + 1, &mut scratch);
+        let found = data.search(&graph, &vec![0.0; dim], n + 1, n + 1, &mut scratch);
         let distinct: HashSet<_> = found.iter().collect();
         prop_assert!(distinct.len() == found.len() && found.is_empty() == (n == 0));
     }
@@ -357,7 +409,7 @@ proptest! {
         let Some(graph) = open(300, &section) else { return Ok(()) };
         let mut scratch = Scratch::default();
         for ef in [1, 10, 300] {
-            let found = data.search(&graph, &[0.1; 4], ef, &mut scratch);
+            let found = data.search(&graph, &[0.1; 4], ef, ef, &mut scratch);
             prop_assert!(found.len() <= ef && found.iter().all(|&row| row < 300));
             let codes = data.query(&[0.1; 4]);
             let mut scorer = data.scorer(&codes);

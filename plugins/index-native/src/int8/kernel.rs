@@ -143,7 +143,7 @@ impl Kernel {
     /// there are fewer.
     ///
     /// # Panics
-    /// Where the lengths do not fit, or are no multiple of 16.
+    /// Where the lengths do not fit, or are no multiple of 32.
     pub(crate) fn nearest(
         self,
         dots: &[i32],
@@ -152,7 +152,7 @@ impl Kernel {
         skip: usize,
         nearest: &mut [(i32, u32)],
     ) {
-        assert!(dots.len() == half.len() && dots.len().is_multiple_of(16) && count <= dots.len());
+        assert!(dots.len() == half.len() && dots.len().is_multiple_of(32) && count <= dots.len());
         // SAFETY: `available` found what the kernel needs.
         unsafe { self::nearest(self, dots, half, count, skip, nearest) }
     }
@@ -227,6 +227,11 @@ pub(super) trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sum(self) -> i32;
     unsafe fn store(self, to: *mut i32);
+    /// As [`Kernel::nearest`].
+    #[inline(always)]
+    unsafe fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nearest: &mut [(i32, u32)]) {
+        plain::nearest(dots, half, count, skip, nearest);
+    }
 }
 
 /// Defines a function that runs `$wide` for the registers of a kernel, or `$portable`, each compiled
@@ -581,7 +586,8 @@ mod wide {
         skip: usize,
         nearest: &mut [(i32, u32)],
     ) {
-        plain::nearest(dots, half, count, skip, nearest);
+        // SAFETY: the caller's.
+        unsafe { V::nearest(dots, half, count, skip, nearest) }
     }
 }
 

@@ -116,21 +116,31 @@ pub(super) fn encode(row: &[f32], center: &[f32], scale: f32, code: &mut [u8]) -
 pub(super) fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nearest: &mut [(i32, u32)]) {
     nearest.fill((i32::MAX, u32::MAX));
     let Some(last) = nearest.len().checked_sub(1) else { return };
-    let blocks = dots.as_chunks::<16>().0.iter().zip(half.as_chunks::<16>().0);
-    for (block, (dots, half)) in blocks.enumerate() {
-        // Most blocks have nothing; to see that takes a few instructions.
-        let limit = nearest[last].0;
-        let mut distances = [0; 16];
-        let mut any = false;
-        for at in 0..16 {
+    let blocks = || dots.as_chunks::<32>().0.iter().zip(half.as_chunks::<32>().0);
+    // Of 32 groups of columns, the least distance of each: so many columns are at most as far as the greatest of so
+    // many of these, and hardly any others have to be looked at one by one.
+    let mut least = [i32::MAX; 32];
+    for (dots, half) in blocks().take(count / 32) {
+        for at in 0..32 {
+            least[at] = least[at].min(half[at].wrapping_sub(dots[at]));
+        }
+    }
+    // The one that is skipped is among them.
+    let limit = match least.get_mut(last + usize::from(skip < count)..) {
+        Some([]) | None => i32::MAX,
+        Some(_) => *least.select_nth_unstable(last + usize::from(skip < count)).1,
+    };
+    for (block, (dots, half)) in blocks().enumerate() {
+        let mut distances = [0; 32];
+        let mut near = 0u32;
+        for at in 0..32 {
             distances[at] = half[at].wrapping_sub(dots[at]);
-            any |= distances[at] < limit;
+            near |= u32::from(distances[at] <= limit) << at;
         }
-        if !any {
-            continue;
-        }
-        for (at, &distance) in distances.iter().enumerate() {
-            let column = 16 * block + at;
+        while near != 0 {
+            let at = near.trailing_zeros() as usize;
+            near &= near - 1;
+            let (distance, column) = (distances[at], 32 * block + at);
             if distance < nearest[last].0 && column < count && column != skip {
                 let mut place = last;
                 while place > 0 && nearest[place - 1].0 > distance {

@@ -2,7 +2,7 @@
 // SAFETY of every block below: the caller vouches for the registers and for what is read and written.
 #![expect(clippy::undocumented_unsafe_blocks, reason = "argued once, above")]
 
-use super::kernel::Lanes;
+use super::{kernel::Lanes, plain};
 use std::arch::x86_64::*;
 
 /// AVX-512 with VNNI. It multiplies codes as they are, without sign.
@@ -54,7 +54,81 @@ impl Lanes for Vnni {
     unsafe fn store(self, to: *mut i32) {
         unsafe { _mm512_storeu_si512(to.cast(), self.0) }
     }
+    /// What is far from being the `k` nearest is sorted out without a branch, and the order of what is left is found by
+    /// counting: to insert each by comparing it with the ones before took half as long as the products themselves.
+    #[inline(always)]
+    unsafe fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nearest: &mut [(i32, u32)]) {
+        let k = nearest.len();
+        if !(1..=16).contains(&k) {
+            return plain::nearest(dots, half, count, skip, nearest);
+        }
+        unsafe {
+            let distances = |at: usize| {
+                let is_column = 0xffff >> (16 - (count - at).min(16));
+                let (half, dots) = (half.as_ptr().add(at), dots.as_ptr().add(at));
+                let (half, dots) = (_mm512_loadu_si512(half.cast()), _mm512_loadu_si512(dots.cast()));
+                _mm512_mask_sub_epi32(_mm512_set1_epi32(i32::MAX), is_column, half, dots)
+            };
+            // The least of each of 32 groups of columns: as many columns as there are groups below a limit are below
+            // it, and hardly more.
+            let mut least = [_mm512_set1_epi32(i32::MAX); 2];
+            for at in (0..count).step_by(16) {
+                let least = &mut least[at / 16 % 2];
+                *least = _mm512_min_epi32(*least, distances(at));
+            }
+            // The column that is skipped may be one of them.
+            let wanted = k + usize::from(skip < count);
+            let mut numbers = [0i32; 32];
+            _mm512_storeu_si512(numbers.as_mut_ptr().cast(), least[0]);
+            _mm512_storeu_si512(numbers.as_mut_ptr().add(16).cast(), least[1]);
+            let mut limit = i32::MIN;
+            for number in numbers {
+                let other = _mm512_set1_epi32(number);
+                let below = |group: __m512i| _mm512_cmplt_epi32_mask(group, other).count_ones() as usize;
+                if below(least[0]) + below(least[1]) < wanted {
+                    limit = limit.max(number);
+                }
+            }
+            let (mut near, mut columns, mut len) = ([0i32; NEAR], [0i32; NEAR], 0);
+            let mut column = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            for at in (0..count).step_by(16) {
+                let distance = distances(at);
+                let is_near = _mm512_cmple_epi32_mask(distance, _mm512_set1_epi32(limit));
+                if len + 16 > NEAR {
+                    // Very many are as near.
+                    return plain::nearest(dots, half, count, skip, nearest);
+                }
+                let (to_near, to_columns) = (near.as_mut_ptr().add(len), columns.as_mut_ptr().add(len));
+                _mm512_storeu_si512(to_near.cast(), _mm512_maskz_compress_epi32(is_near, distance));
+                _mm512_storeu_si512(to_columns.cast(), _mm512_maskz_compress_epi32(is_near, column));
+                column = _mm512_add_epi32(column, _mm512_set1_epi32(16));
+                len += is_near.count_ones() as usize;
+            }
+            // Smaller is nearer, and among as near ones the first.
+            let mut keys = [u64::MAX; NEAR];
+            for (key, (&distance, &column)) in keys.iter_mut().zip(near[..len].iter().zip(&columns)) {
+                let is_column = column as usize != skip && distance < i32::MAX;
+                let key_of = u64::from(distance as u32 ^ 1 << 31) << 32 | column as u64;
+                *key = if is_column { key_of } else { u64::MAX };
+            }
+            let mut sorted = [(i32::MAX, u32::MAX); 17];
+            for (key, (&distance, &column)) in keys.iter().zip(near[..len].iter().zip(&columns)) {
+                let mut place = 0;
+                for at in (0..len).step_by(8) {
+                    let others = _mm512_loadu_si512(keys.as_ptr().add(at).cast());
+                    place +=
+                        _mm512_cmplt_epu64_mask(others, _mm512_set1_epi64(*key as i64)).count_ones() as usize;
+                }
+                let place = if *key == u64::MAX { 16 } else { place.min(16) };
+                sorted[place] = (distance, column as u32);
+            }
+            nearest.copy_from_slice(&sorted[..k]);
+        }
+    }
 }
+
+/// Columns that may be looked at one by one: a multiple of 16, many more than are wanted.
+const NEAR: usize = 128;
 
 /// AVX2. Its product of bytes adds pairs in 16 bits and cuts them short at 32767, so it is given the
 /// sizes of the codes and values with the sign of both: two products of at most 128 * 127 fit.

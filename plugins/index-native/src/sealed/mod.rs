@@ -1,7 +1,7 @@
 //! Rows that do not change any more, as codes and originals, in memory or mapped from a file.
 mod search;
 
-pub(crate) use search::{Request, exact};
+pub(crate) use search::{Request, doubtful};
 
 use crate::{
     build::Plan,

@@ -42,16 +42,15 @@ const CHUNK_CODES: usize = 256 << 10;
 /// The share of the nearest rows that the lists which a search scans by default must hold.
 const FOUND: f64 = 0.99;
 
+/// Rows beyond those that are wanted which are scored by the originals in any case.
+const SURE: usize = 4;
+
 /// Rows that are scored by the originals between two looks at whether more of them are worth it.
-const FURTHER: usize = 8;
+const FURTHER: usize = 4;
 
-/// The most rows that are scored by the originals after a scan, as a multiple of [`exact`].
-const DOUBTFUL: usize = 4;
-
-/// How many of the rows that were scored by their codes are scored by the originals in any case: in one case of a
-/// thousand the order of int8 scores is off by as much.
-pub(crate) fn exact(k: usize) -> usize {
-    2 * k + 8
+/// The most rows that are scored by the originals after a scan.
+pub(crate) fn doubtful(k: usize) -> usize {
+    8 * k + 32
 }
 
 /// What to search for, and how hard.
@@ -86,7 +85,7 @@ impl Sealed {
 
     /// A query as it is compared with [`Sealed::codes`].
     fn query(&self, query: &[f32]) -> Query {
-        Query::new(self.spec.metric, query, &self.quantizer, self.container.shape().step)
+        Query::new(self.kernel, self.spec.metric, query, &self.quantizer, self.container.shape().step)
     }
 
     fn scanned(&self) -> Scan<'_> {
@@ -122,7 +121,7 @@ impl Sealed {
         request: &Request<'_>,
         places: &[u32],
     ) -> Result<Vec<Vec<Hit>>> {
-        let best = Candidates::new(DOUBTFUL * exact(request.k));
+        let best = Candidates::new(doubtful(request.k));
         let Some(codes) = self.codes().filter(|_| places.len() > best.limit()) else {
             return self.exact(cx, request, places);
         };
@@ -342,10 +341,10 @@ impl Sealed {
 
     /// Scores what a scan found by the codes of the rows, and the best of that by the originals.
     fn rescore(&self, request: &Request<'_>, query: &[f32], found: Candidates) -> Vec<Hit> {
-        let mut best = Candidates::new(DOUBTFUL * exact(request.k));
+        let mut best = Candidates::new(doubtful(request.k));
         let places = found.into_places();
         match self.codes() {
-            Some(codes) if places.len() > exact(request.k) => {
+            Some(codes) if places.len() > request.k + SURE => {
                 self.offer(codes, &self.query(query), &places, &mut best);
                 self.by_originals(request, query, &by_distance(best))
             }
@@ -369,7 +368,7 @@ impl Sealed {
     /// off by so far could bring a row among the best.
     fn by_originals(&self, request: &Request<'_>, query: &[f32], found: &[Candidate]) -> Vec<Hit> {
         let row = |candidate: &Candidate| candidate.row;
-        let (sure, rest) = found.split_at(found.len().min(exact(request.k)));
+        let (sure, rest) = found.split_at(found.len().min(request.k + SURE));
         let mut hits = Vec::with_capacity(found.len());
         self.score_originals(query, sure.iter().map(row), &mut hits);
         for further in rest.chunks(FURTHER) {
@@ -449,7 +448,7 @@ impl Sealed {
                 let coded = self.query(query);
                 let mut scorer = ByCodes::new(self.byte_kernel, codes, &coded, self.spec.metric);
                 let found = match request.accept {
-                    None => Some(graph.search(&mut scorer, breadth, &mut scratch)),
+                    None => Some(graph.search(&mut scorer, request.k, breadth, &mut scratch)),
                     Some(accept) => {
                         let budget = request.passing.max(4 * breadth);
                         let accept = |row| accept(row as usize);

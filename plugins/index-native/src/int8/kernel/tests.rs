@@ -123,12 +123,13 @@ proptest! {
 proptest! {
     #[test]
     fn all_kernels_find_the_nearest(
-        pairs in prop::collection::vec((-50i32..50, -50i32..50), 0..80),
+        pairs in prop::collection::vec((-50i32..50, -50i32..50), 0..400),
+        spread in prop::sample::select(vec![1, 1000]),
         k in 0usize..20,
-        skip in 0usize..100,
+        skip in 0usize..500,
     ) {
         let count = pairs.len();
-        let mut dots: Vec<i32> = pairs.iter().map(|pair| pair.0).collect();
+        let mut dots: Vec<i32> = pairs.iter().map(|pair| pair.0 * spread).collect();
         let mut half: Vec<i32> = pairs.iter().map(|pair| pair.1).collect();
         let mut want: Vec<(i32, u32)> = (0..count)
             .filter(|&column| column != skip)
@@ -138,8 +139,8 @@ proptest! {
         want.resize(k.max(want.len()), (i32::MAX, u32::MAX));
         want.truncate(k);
         // What lies beyond the columns would be nearer than all.
-        dots.resize(count.next_multiple_of(16), 1000);
-        half.resize(count.next_multiple_of(16), -1000);
+        dots.resize(count.next_multiple_of(32), 1000);
+        half.resize(count.next_multiple_of(32), -1000);
         for kernel in Kernel::available() {
             let mut nearest = vec![(7, 7); k];
             kernel.nearest(&dots, &half, count, skip, &mut nearest);
