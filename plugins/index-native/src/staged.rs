@@ -1,4 +1,4 @@
-use crate::exact::store;
+use crate::{container::in_large_pages, exact::store};
 use magray_plugin_api::IndexSpec;
 use std::collections::HashMap;
 
@@ -44,7 +44,11 @@ impl Staged {
 
     /// Stores one vector that was checked.
     pub(crate) fn upsert(&mut self, id: u64, vector: &[f32]) {
+        let room = self.vectors.capacity();
         let scale = store(self.spec, vector, &mut self.vectors);
+        if self.vectors.capacity() != room {
+            in_large_pages(&mut self.vectors);
+        }
         let place = *self.places.entry(id).or_insert(self.ids.len());
         if place == self.ids.len() {
             self.ids.push(id);

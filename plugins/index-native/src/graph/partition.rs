@@ -6,6 +6,7 @@ use super::{
     prune::Near,
 };
 use crate::{
+    container::in_large_pages,
     int8::{Panels, Queries, prefetch},
     parallel,
 };
@@ -33,8 +34,9 @@ pub(super) fn candidates(work: &Work<'_>, rows: &[u32]) -> Result<Vec<AtomicU64>
     // One part with all of them needs no second look.
     let passes = if rows.len() <= params.leaf { 1 } else { params.passes };
     let per_row = passes * params.nearest;
-    let found: Vec<AtomicU64> =
-        (0..rows.len() * per_row).map(|_| AtomicU64::new(Near::NONE.bits())).collect();
+    let mut found = Vec::with_capacity(rows.len() * per_row);
+    in_large_pages(&mut found);
+    found.extend((0..rows.len() * per_row).map(|_| AtomicU64::new(Near::NONE.bits())));
     for pass in 0..passes {
         let seed = mix(params.seed ^ mix(pass as u64));
         let mut parts = first_cut(work, rows, seed)?;

@@ -3,6 +3,9 @@
 use super::build::Space;
 use crate::int8::{Queries, prefetch};
 
+/// Candidates that are asked of memory ahead.
+const AHEAD: usize = 4;
+
 /// A distance and a place, so that sorting sorts by distance first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Near(u64);
@@ -58,7 +61,7 @@ impl<'a> Pruner<'a> {
             if kept == out.len() {
                 break;
             }
-            if let Some(next) = candidates.get(at + 2) {
+            if let Some(next) = candidates.get(at + AHEAD) {
                 prefetch(self.space.codes.row(rows[next.place() as usize] as usize));
             }
             let row = rows[candidate.place() as usize];

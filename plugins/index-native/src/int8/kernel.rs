@@ -175,6 +175,7 @@ fn vnni() -> bool {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni")
         && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("popcnt")
 }
 
 /// Bytes of blocks that are asked of memory ahead of the one that is compared.
@@ -243,7 +244,7 @@ macro_rules! by_kernel {
         #[inline]
         unsafe fn $name(kernel: Kernel, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,popcnt")]
             unsafe fn vnni($($arg: $ty),*) $(-> $ret)? {
                 use $wide as body;
                 // SAFETY: the caller's.

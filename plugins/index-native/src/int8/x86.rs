@@ -72,9 +72,16 @@ impl Lanes for Vnni {
             // The least of each of 32 groups of columns: as many columns as there are groups below a limit are below
             // it, and hardly more.
             let mut least = [_mm512_set1_epi32(i32::MAX); 2];
-            for at in (0..count).step_by(16) {
-                let least = &mut least[at / 16 % 2];
-                *least = _mm512_min_epi32(*least, distances(at));
+            let mut at = 0;
+            while at + 16 < count {
+                least = [
+                    _mm512_min_epi32(least[0], distances(at)),
+                    _mm512_min_epi32(least[1], distances(at + 16)),
+                ];
+                at += 32;
+            }
+            if at < count {
+                least[0] = _mm512_min_epi32(least[0], distances(at));
             }
             // The column that is skipped may be one of them.
             let wanted = k + usize::from(skip < count);
