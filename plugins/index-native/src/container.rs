@@ -466,15 +466,17 @@ pub(crate) fn anonymous(length: usize) -> Result<MmapMut> {
 pub(crate) fn in_large_pages<T>(numbers: &mut Vec<T>) {
     #[cfg(target_os = "linux")]
     {
-        const PAGE: usize = 2 << 20;
-        let begin = (numbers.as_mut_ptr() as usize).next_multiple_of(PAGE);
-        let end = (numbers.as_ptr() as usize + numbers.capacity() * size_of::<T>()) / PAGE * PAGE;
-        if begin < end {
-            let memory = numbers.as_mut_ptr().cast::<libc::c_void>().with_addr(begin);
-            // SAFETY: the range lies in the memory of the vector, whole pages of it, and the advice changes nothing that
-            // is stored there. Where large pages are switched off, small ones do as well.
-            unsafe { libc::madvise(memory, end - begin, libc::MADV_HUGEPAGE) };
+        const PAGE: usize = 4096;
+        if numbers.capacity() * size_of::<T>() < (4 << 20) {
+            return;
         }
+        let begin = numbers.as_mut_ptr() as usize / PAGE * PAGE;
+        let end = (numbers.as_ptr() as usize + numbers.capacity() * size_of::<T>()).next_multiple_of(PAGE);
+        // All of the pages: a mapping of which a part is advised is two, and `realloc` cannot move two.
+        let memory = numbers.as_mut_ptr().cast::<libc::c_void>().with_addr(begin);
+        // SAFETY: each of the pages holds a part of the vector, and the advice changes nothing that is stored there.
+        // Where large pages are switched off, or pages have another size, it is refused.
+        unsafe { libc::madvise(memory, end - begin, libc::MADV_HUGEPAGE) };
     }
 }
 

@@ -62,7 +62,9 @@ impl<'a> Pruner<'a> {
                 break;
             }
             if let Some(next) = candidates.get(at + AHEAD) {
-                prefetch(self.space.codes.row(rows[next.place() as usize] as usize));
+                let next = rows[next.place() as usize] as usize;
+                prefetch(self.space.codes.row(next));
+                prefetch(&self.space.codes.half()[next..=next]);
             }
             let row = rows[candidate.place() as usize];
             if self.is_new_direction(row, candidate.distance()) {
