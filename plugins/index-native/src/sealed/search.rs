@@ -45,9 +45,6 @@ const FOUND: f64 = 0.99;
 /// Rows beyond those that are wanted which are scored by the originals in any case.
 const SURE: usize = 4;
 
-/// Rows that are scored by the originals between two looks at whether more of them are worth it.
-const FURTHER: usize = 4;
-
 /// The most rows that are scored by the originals after a scan.
 pub(crate) fn doubtful(k: usize) -> usize {
     8 * k + 32
@@ -371,11 +368,14 @@ impl Sealed {
         let (sure, rest) = found.split_at(found.len().min(request.k + SURE));
         let mut hits = Vec::with_capacity(found.len());
         self.score_originals(query, sure.iter().map(row), &mut hits);
-        for further in rest.chunks(FURTHER) {
-            if !self.may_be_among_best(request.k, &found[..hits.len()], &hits, further[0].distance) {
-                break;
-            }
+        let mut rest = rest;
+        while let Some(next) = rest.first()
+            && self.may_be_among_best(request.k, &found[..hits.len()], &hits, next.distance)
+        {
+            // A look costs about as much as some rows do.
+            let (further, after) = rest.split_at(rest.len().min(hits.len() / 3));
             self.score_originals(query, further.iter().map(row), &mut hits);
+            rest = after;
         }
         best_of(hits, request.k)
     }
