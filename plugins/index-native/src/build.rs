@@ -295,7 +295,9 @@ fn graph_of(
         let rows = codes.chunks_exact_mut(stride).zip(half).zip(squares);
         for (at, ((code, half), square)) in rows.enumerate() {
             source.read_scaled(part * places + at, &mut row);
-            *square = row.iter().map(|v| v * v).sum();
+            if source.spec.metric == Metric::Dot {
+                *square = row.iter().map(|v| v * v).sum();
+            }
             quantizer.encode(kernel, &row, code, std::slice::from_mut(half));
         }
         Ok(())
