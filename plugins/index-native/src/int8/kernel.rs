@@ -161,11 +161,8 @@ impl Kernel {
 /// Columns of a panel.
 pub(super) const COLUMNS: usize = 32;
 
-/// Rows that are asked of memory ahead of the one that is compared. Measured: 4 to 6 are best.
-const AHEAD: usize = 4;
-
-/// The same of rows of four bits a number, which are half as long.
-const NIBBLES_AHEAD: usize = 16;
+/// Rows that are asked of memory ahead of the one that is compared.
+const AHEAD: usize = 16;
 
 #[cfg(target_arch = "x86_64")]
 fn vnni() -> bool {
@@ -315,9 +312,7 @@ by_kernel! {
 /// What runs on registers. Loops instead of closures: a closure has not the features of the function
 /// around it.
 mod wide {
-    use super::{
-        super::LANE, AHEAD, COLUMNS, Codes, Lanes, NIBBLES_AHEAD, Query, ROWS, STRIP_AHEAD, ask, plain,
-    };
+    use super::{super::LANE, AHEAD, COLUMNS, Codes, Lanes, Query, ROWS, STRIP_AHEAD, ask, plain};
 
     /// # Safety
     /// The CPU has the registers, and the query is as wide as the rows.
@@ -359,11 +354,11 @@ mod wide {
     pub(super) unsafe fn nibble_dots<V: Lanes>(codes: &[u8], values: &[i8], ids: &[u32], out: &mut [i32]) {
         let stride = values.len() / 2;
         let row = |id: u32| &codes[id as usize * stride..][..stride];
-        for &id in ids.iter().take(NIBBLES_AHEAD) {
+        for &id in ids.iter().take(AHEAD) {
             super::prefetch(row(id));
         }
         for (at, (&id, out)) in ids.iter().zip(out).enumerate() {
-            if let Some(&next) = ids.get(at + NIBBLES_AHEAD) {
+            if let Some(&next) = ids.get(at + AHEAD) {
                 super::prefetch(row(next));
             }
             let (row, values) = (row(id).as_ptr(), values.as_ptr());

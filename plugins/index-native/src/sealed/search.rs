@@ -30,7 +30,7 @@ const THREAD_STEPS: usize = 256;
 const THREAD_CODES: usize = 2 << 20;
 
 /// Originals that are asked of memory ahead.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 
 /// Queries that a thread scans together.
 const GROUP: usize = 16;
