@@ -302,12 +302,14 @@ fn graph_of(
         }
         Ok(())
     })?;
-    let longest = lift.iter().fold(0.0f32, |longest, &square| longest.max(square));
-    lift.iter_mut().for_each(|square| *square = (longest - *square).sqrt() * quantizer.scale());
     let Some(codes) = int8::Codes::new(stride, &codes, &half) else {
         return Err(Error::new(ErrorCode::UNSUPPORTED, format!("a graph of vectors of width {dim}")));
     };
-    let lift = (source.spec.metric == Metric::Dot).then_some(&*lift);
+    let lift = (source.spec.metric == Metric::Dot).then(|| {
+        let longest = lift.iter().fold(0.0f32, |longest, &square| longest.max(square));
+        lift.iter_mut().for_each(|square| *square = (longest - *square).sqrt() * quantizer.scale());
+        &*lift
+    });
     let params = graph::Params { seed, ..graph::Params::default() };
     graph::build(cx, kernel, codes, lift, &params, threads)
 }

@@ -187,7 +187,7 @@ pub(crate) fn prefetch<T>(what: &[T]) {
 }
 
 /// Asks memory for one line; any address will do. Into the second-level cache: the first has room for some twenty lines
-/// under way, and waits where more are asked for (a quarter to a third fewer queries on MiniLM and fashion-mnist).
+/// under way, and waits where more are asked for (a fifth to a quarter fewer queries of MiniLM and fashion-mnist).
 #[inline(always)]
 fn ask(line: *const u8) {
     #[cfg(target_arch = "x86_64")]

@@ -365,10 +365,9 @@ impl Sealed {
     /// off by so far could bring a row among the best.
     fn by_originals(&self, request: &Request<'_>, query: &[f32], found: &[Candidate]) -> Vec<Hit> {
         let row = |candidate: &Candidate| candidate.row;
-        let (sure, rest) = found.split_at(found.len().min(request.k + SURE));
+        let (sure, mut rest) = found.split_at(found.len().min(request.k + SURE));
         let mut hits = Vec::with_capacity(found.len());
         self.score_originals(query, sure.iter().map(row), &mut hits);
-        let mut rest = rest;
         while let Some(next) = rest.first()
             && self.may_be_among_best(request.k, &found[..hits.len()], &hits, next.distance)
         {
