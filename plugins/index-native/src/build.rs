@@ -18,13 +18,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Up to so many rows, the layout `auto` scans all codes.
 const AUTO_FLAT: usize = 300_000;
-/// From there on it walks a graph, but for vectors narrower than this. Measured: of 1,000,000 x 768 a graph does
-/// 1.9 times as many queries as lists at a recall of .95, for 2.7 times the work of building it; of 400,000 x 50
-/// .97 times as many at .95 and fewer from there on, for twelve times the work.
+/// From there on it walks a graph, but for vectors narrower than this. Measured: of 400,000 x 50 (glove) a graph does .41
+/// times as many queries as lists at a recall of .95 and fewer from there on, for three times the work of building it. Of
+/// wide ones, sets differ: of fashion-mnist's 60,000 x 784 it does 1.2 to 1.6 times as many, of 1,000,000 x 768 in clusters
+/// 1.2 and of MiniLM's 100,000 x 384 .8; but of ten times as many vectors lists must scan three times as many.
 const AUTO_GRAPH_DIM: usize = 128;
 
 /// Vectors narrower than this are scanned by codes of two bits a dimension, for one says little.
-const NARROW: usize = 128;
+pub(crate) const NARROW: usize = 128;
 
 /// Rows that are searched for to see how many lists a search must scan.
 const PROBE_SAMPLE: usize = 128;
@@ -116,12 +117,29 @@ struct Slice<'a> {
     block: usize,
     ids: &'a mut [u64],
     scales: &'a mut [f32],
-    factors: &'a mut [Factors],
-    bits: &'a mut [Word],
     /// As bytes, for they are of either type.
     half: &'a mut [u8],
     codes: &'a mut [u8],
     originals: &'a mut [u8],
+    /// Without lists, of the same blocks.
+    scanned: Scanned<'a>,
+}
+
+/// What is scanned of some blocks.
+#[derive(Default)]
+struct Scanned<'a> {
+    /// The number of the first.
+    block: usize,
+    factors: &'a mut [Factors],
+    bits: &'a mut [Word],
+}
+
+/// Room for encoding a block.
+struct Room {
+    /// `[ROWS, dim]` row-major.
+    rows: Vec<f32>,
+    tile: Vec<[f32; LANES]>,
+    shift: Vec<f32>,
 }
 
 /// What all threads that encode need.
@@ -154,7 +172,7 @@ impl Plan {
             layout => layout,
         };
         let lists = match (layout, options.lists) {
-            (Layout::Ivf, 0) => ivf::auto_lists(rows).min(rows),
+            (Layout::Ivf, 0) => ivf::auto_lists(rows, dim).min(rows),
             (Layout::Ivf, lists) => lists.min(rows),
             _ => 0,
         };
@@ -202,6 +220,7 @@ pub(crate) fn build(
         rows,
         places: lists.map_or(rows.next_multiple_of(ROWS), |lists| lists.places.len()),
         lists: lists.map_or(0, Lists::count),
+        slots: lists.map_or(0, |lists| lists.slots.len()),
         probes: lists.map_or(0, Lists::count),
         graph_bytes: graph.len() * size_of::<u32>(),
         bits: plan.bits,
@@ -235,6 +254,7 @@ pub(crate) fn build(
             .zip(codes.chunks_exact(ROWS * stride))
             .for_each(|(block, codes)| int8::interleave(codes, block));
         numbers(&mut parts, Part::Starts).copy_from_slice(&lists.starts);
+        numbers(&mut parts, Part::Slots).copy_from_slice(&lists.slots);
         let order: &mut [u32] = numbers(&mut parts, Part::Order);
         for (place, &row) in (0..).zip(&lists.places) {
             if let Some(entry) = order.get_mut(row as usize) {
@@ -253,22 +273,35 @@ pub(crate) fn build(
         shape,
     };
     let done = AtomicUsize::new(0);
+    let progress = |rows: usize| {
+        let done = done.fetch_add(rows, Ordering::Relaxed) + rows;
+        cx.progress(done as u64, (shape.places + shape.slots) as u64);
+    };
+    if let Some(lists) = lists {
+        parallel::map(threads, encoder.scanned(&mut parts), |scanned| {
+            cx.check()?;
+            let rows = scanned.factors.len() * ROWS;
+            encoder.encode_lists(lists, scanned);
+            progress(rows);
+            Ok(())
+        })?;
+    }
     parallel::map(threads, encoder.slices(parts), |slice| {
         cx.check()?;
         let rows = slice.ids.len();
         encoder.encode(slice);
-        cx.progress((done.fetch_add(rows, Ordering::Relaxed) + rows) as u64, shape.places as u64);
+        progress(rows);
         Ok(())
     })?;
     // What is staged was checked, so numbers that are none can only come from a damaged file.
     let mut sealed = Sealed::new(spec, kernel, container).ok_or_else(|| {
         Error::new(ErrorCode::CORRUPT_DATA, "the vectors of the index are damaged; it must be built anew")
     })?;
-    if shape.lists > 0 {
+    if let Some(lists) = lists {
         let queries: Vec<Vec<f32>> =
             source.sample(PROBE_SAMPLE).chunks_exact(spec.dim).map(<[f32]>::to_vec).collect();
-        let probes = sealed.needed_probes(cx, threads, &queries)?;
-        sealed.container_mut().set_probes(spec, probes);
+        let (probes, reach) = sealed.needed_probes(cx, threads, &queries, lists)?;
+        sealed.container_mut().set_probes(spec, probes, &reach);
     }
     Ok(sealed)
 }
@@ -322,13 +355,20 @@ fn numbers<'a, T: bytemuck::Pod>(parts: &mut Parts<'a>, part: Part) -> &'a mut [
 }
 
 impl Encoder<'_> {
+    fn scanned<'a>(&self, parts: &mut Parts<'a>) -> Vec<Scanned<'a>> {
+        let words = rabitq::words(self.spec.dim, self.shape.bits);
+        let factors = numbers(parts, Part::Factors).chunks_mut(PART);
+        let bits = numbers(parts, Part::Bits).chunks_mut((PART * words).max(1));
+        let scanned = factors.zip(bits).enumerate();
+        scanned.map(|(part, (factors, bits))| Scanned { block: part * PART, factors, bits }).collect()
+    }
+
     fn slices<'a>(&self, mut parts: Parts<'a>) -> Vec<Slice<'a>> {
         let places = PART * ROWS;
         let number = if self.shape.wide { 4 } else { 2 };
         let mut scales = numbers::<f32>(&mut parts, Part::Scales).chunks_mut(places);
-        let mut factors = numbers(&mut parts, Part::Factors).chunks_mut(PART);
-        let words = rabitq::words(self.spec.dim, self.shape.bits);
-        let mut bits = numbers(&mut parts, Part::Bits).chunks_mut((PART * words).max(1));
+        let scanned = if self.lists.is_none() { self.scanned(&mut parts) } else { Vec::new() };
+        let mut scanned = scanned.into_iter();
         let mut half = numbers(&mut parts, Part::Half).chunks_mut(places * size_of::<i32>());
         let row_bytes = self.shape.row_bytes(self.spec.dim);
         let mut codes = numbers(&mut parts, Part::Codes).chunks_mut(places * row_bytes);
@@ -340,11 +380,10 @@ impl Encoder<'_> {
                 ids,
                 // Of these there may be none.
                 scales: scales.next().unwrap_or_default(),
-                factors: factors.next().unwrap_or_default(),
-                bits: bits.next().unwrap_or_default(),
                 half: half.next().unwrap_or_default(),
                 codes: codes.next().unwrap_or_default(),
                 originals: originals.next().unwrap_or_default(),
+                scanned: scanned.next().unwrap_or_default(),
             })
             .collect()
     }
@@ -355,18 +394,23 @@ impl Encoder<'_> {
         (row < self.source.len()).then_some(row)
     }
 
-    fn encode(&self, slice: Slice<'_>) {
-        let (dim, words) = (self.spec.dim, rabitq::words(self.spec.dim, self.shape.bits));
-        let mut tile = vec![[0.0; LANES]; self.rotation.width()];
-        let mut rows = vec![0.0; ROWS * dim];
-        let (center, l2) = (self.quantizer.center(), self.spec.metric == Metric::L2);
-        let mut shift = vec![0.0; dim];
+    fn room(&self) -> Room {
+        let dim = self.spec.dim;
+        Room {
+            rows: vec![0.0; ROWS * dim],
+            tile: vec![[0.0; LANES]; self.rotation.width()],
+            shift: vec![0.0; dim],
+        }
+    }
+
+    fn encode(&self, mut slice: Slice<'_>) {
+        let (dim, center, mut room) = (self.spec.dim, self.quantizer.center(), self.room());
         let original = slice.originals.len() / slice.ids.len().max(1);
         let row_bytes = self.shape.row_bytes(dim);
         for (b, block) in slice.codes.chunks_exact_mut(ROWS * row_bytes).enumerate() {
             let place = b * ROWS;
-            rows.fill(0.0);
-            for (lane, row) in rows.chunks_exact_mut(dim).enumerate() {
+            room.rows.fill(0.0);
+            for (lane, row) in room.rows.chunks_exact_mut(dim).enumerate() {
                 let at = place + lane;
                 slice.ids[at] = u64::MAX;
                 let Some(number) = self.row(slice.block * ROWS + at) else { continue };
@@ -382,31 +426,60 @@ impl Encoder<'_> {
             if let Some(step) = self.shape.step {
                 let codes = block.chunks_exact_mut(row_bytes);
                 let halves: &mut [f32] = bytemuck::cast_slice_mut(half);
-                for ((row, code), half) in rows.chunks_exact(dim).zip(codes).zip(halves) {
+                for ((row, code), half) in room.rows.chunks_exact(dim).zip(codes).zip(halves) {
                     *half = int4::encode(row, center, step, code);
                 }
             } else {
-                self.quantizer.encode(self.byte_kernel, &rows, block, bytemuck::cast_slice_mut(half));
+                self.quantizer.encode(self.byte_kernel, &room.rows, block, bytemuck::cast_slice_mut(half));
             }
-            let Some(factors) = slice.factors.get_mut(b) else { continue };
-            let centroid = self.lists.map_or(center, |lists| lists.centroid(slice.block + b));
-            for ((shift, center), centroid) in shift.iter_mut().zip(center).zip(centroid) {
-                *shift = if l2 { center - centroid } else { *center };
-            }
-            tile.fill([0.0; LANES]);
-            let is_row = |lane: usize| slice.ids[place + lane] != u64::MAX;
-            for (lane, row) in rows.chunks_exact(dim).enumerate().filter(|&(lane, _)| is_row(lane)) {
-                for ((dim, v), centroid) in tile.iter_mut().zip(row).zip(centroid) {
-                    dim[lane] = v - centroid;
+            let ids = &slice.ids[place..place + ROWS];
+            self.encode_scanned(&mut slice.scanned, b, center, &mut room, |lane| ids[lane] != u64::MAX);
+        }
+    }
+
+    /// Encodes blocks of lists.
+    fn encode_lists(&self, lists: &Lists, mut scanned: Scanned<'_>) {
+        let (dim, mut room) = (self.spec.dim, self.room());
+        for at in 0..scanned.factors.len() {
+            let block = scanned.block + at;
+            let slots = &lists.slots[block * ROWS..][..ROWS];
+            for (&place, row) in slots.iter().zip(room.rows.chunks_exact_mut(dim)) {
+                if let Some(&number) = lists.places.get(place as usize) {
+                    self.source.read_scaled(number as usize, row);
                 }
             }
-            let bits = &mut slice.bits[b * words..(b + 1) * words];
-            let half_square = if l2 { 1.0 } else { 0.0 };
-            *factors = self.kernel.encode(self.rotation, &mut tile, &shift, half_square, bits);
-            for lane in (0..ROWS).filter(|&lane| !is_row(lane)) {
-                factors.add[lane] = f32::NEG_INFINITY;
-                factors.scale[lane] = 0.0;
+            let centroid = lists.centroid(block);
+            self.encode_scanned(&mut scanned, at, centroid, &mut room, |lane| slots[lane] != u32::MAX);
+        }
+    }
+
+    /// Encodes the rows in `room` as block `at` of some, around the centroid of its list.
+    fn encode_scanned(
+        &self,
+        scanned: &mut Scanned<'_>,
+        at: usize,
+        centroid: &[f32],
+        room: &mut Room,
+        is_row: impl Fn(usize) -> bool,
+    ) {
+        let Some(factors) = scanned.factors.get_mut(at) else { return };
+        let (words, l2) = (rabitq::words(self.spec.dim, self.shape.bits), self.spec.metric == Metric::L2);
+        for ((shift, center), centroid) in room.shift.iter_mut().zip(self.quantizer.center()).zip(centroid) {
+            *shift = if l2 { center - centroid } else { *center };
+        }
+        room.tile.fill([0.0; LANES]);
+        let rows = room.rows.chunks_exact(self.spec.dim).enumerate();
+        for (lane, row) in rows.filter(|&(lane, _)| is_row(lane)) {
+            for ((dim, v), centroid) in room.tile.iter_mut().zip(row).zip(centroid) {
+                dim[lane] = v - centroid;
             }
+        }
+        let bits = &mut scanned.bits[at * words..(at + 1) * words];
+        let half_square = if l2 { 1.0 } else { 0.0 };
+        *factors = self.kernel.encode(self.rotation, &mut room.tile, &room.shift, half_square, bits);
+        for lane in (0..ROWS).filter(|&lane| !is_row(lane)) {
+            factors.add[lane] = f32::NEG_INFINITY;
+            factors.scale[lane] = 0.0;
         }
     }
 }
@@ -433,10 +506,12 @@ mod tests {
         assert_eq!(plan(Layout::Auto, AUTO_FLAT, 128), Plan { bits: 0, lists: 0 });
         let lists = plan(Layout::Auto, AUTO_FLAT, 127);
         assert!(lists.bits == 2 && lists.lists > 100, "{lists:?}");
-        assert_eq!(plan(Layout::Ivf, 3, 768).lists, 3);
+        assert_eq!(plan(Layout::Ivf, 3, 768).lists, 1);
+        assert_eq!(plan(Layout::Ivf, 1 << 20, 768).lists * 2, plan(Layout::Ivf, 1 << 20, 50).lists);
         assert_eq!(plan(Layout::Flat, 1 << 30, 8), Plan { bits: 2, lists: 0 });
         let asked = Options { layout: Layout::Ivf, lists: 7, bits: 1, ..Options::default() };
         assert_eq!(Plan::new(&asked, 1000, 8), Plan { bits: 1, lists: 7 });
+        assert_eq!(Plan::new(&asked, 5, 8).lists, 5);
         let asked = Options { layout: Layout::Flat, bits: 4, ..Options::default() };
         assert_eq!(Plan::new(&asked, 1000, 768), Plan { bits: 4, lists: 0 });
     }

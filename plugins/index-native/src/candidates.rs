@@ -1,20 +1,32 @@
 /// The places of the best `limit` rows so far; of rows with equal scores the lower places, so that what
 /// is found does not depend on how the work was cut up.
 ///
-/// More are taken in than are kept, and now and then the worst are thrown out together, which costs a
-/// few steps a row where a heap costs its depth.
+/// More are taken in than are kept, and now and then those below a threshold are thrown out together, which costs a
+/// few steps a row where a heap costs its depth. The threshold need not be the score of the last that is kept: one that
+/// leaves a few more is found by counting, without a branch a row.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidates {
     limit: usize,
     threshold: f32,
-    /// Score and place as one number, the best the lowest: quicker to compare than the pair.
-    held: Vec<u64>,
+    scores: Vec<f32>,
+    places: Vec<u32>,
 }
+
+/// The most rows that are taken at once.
+pub(crate) const STRIP: usize = 64;
+
+/// How often a threshold is guessed by halving before it is looked for exactly.
+const GUESSES: usize = 12;
+
+/// How many are sorted at first.
+const SORTED: usize = 32;
 
 impl Candidates {
     /// `limit` is at least 1.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, threshold: f32::NEG_INFINITY, held: Vec::new() }
+        let room = full(limit) + STRIP;
+        let (scores, places) = (Vec::with_capacity(room), Vec::with_capacity(room));
+        Self { limit, threshold: f32::MIN, scores, places }
     }
 
     /// How many it keeps.
@@ -29,49 +41,229 @@ impl Candidates {
         self.threshold
     }
 
-    /// Takes a row where it is among the best. Negative infinity is no score.
-    #[inline]
-    pub(crate) fn push(&mut self, score: f32, place: usize) {
-        if score >= self.threshold && score > f32::NEG_INFINITY {
-            // Places are below 2^32: a file with more is refused.
-            self.held.push(u64::from(descending(score)) << 32 | place as u64);
-            if self.held.len() >= 2 * self.limit + 64 {
-                self.shrink();
-            }
+    /// Takes rows, as many as there are scores.
+    pub(crate) fn offer(&mut self, scores: impl Iterator<Item = f32>, places: &[u32]) {
+        self.scores.extend(scores);
+        self.places.extend(places);
+        assert!(self.scores.len() == self.places.len());
+        self.shrink_where_full();
+    }
+
+    /// Takes those of up to [`STRIP`] rows whose bits are set in `mask`, each of which is at least the threshold. The place
+    /// of the first is `first`.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, scores: &[f32], mut mask: u64, first: usize) {
+        while mask != 0 {
+            let row = mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            self.scores.push(scores[row]);
+            self.places.push((first + row) as u32);
         }
+        self.shrink_where_full();
+    }
+
+    /// Where scores and places of up to [`STRIP`] rows may be written, of which [`Candidates::grow`] is told.
+    #[inline(always)]
+    pub(crate) fn room(&mut self) -> (*mut f32, *mut u32) {
+        self.scores.reserve(STRIP);
+        self.places.reserve(STRIP);
+        (
+            self.scores.spare_capacity_mut().as_mut_ptr().cast(),
+            self.places.spare_capacity_mut().as_mut_ptr().cast(),
+        )
+    }
+
+    /// Takes rows, each of which is at least the threshold.
+    ///
+    /// # Safety
+    /// So many, [`STRIP`] at most, were written where [`Candidates::room`] said.
+    #[inline(always)]
+    pub(crate) unsafe fn grow(&mut self, written: usize) {
+        let held = self.scores.len();
+        // SAFETY: both have as many, and the caller vouches for what was written.
+        unsafe {
+            self.scores.set_len(held + written);
+            self.places.set_len(held + written);
+        }
+        self.shrink_where_full();
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
-        self.held.extend(other.held);
-        self.shrink();
+        self.scores.extend(other.scores);
+        self.places.extend(other.places);
+        self.shrink_where_full();
     }
 
-    #[cold]
-    fn shrink(&mut self) {
-        if self.held.len() > self.limit {
-            let (_, last, _) = self.held.select_nth_unstable(self.limit - 1);
-            self.threshold = score((*last >> 32) as u32);
-            self.held.truncate(self.limit);
+    #[inline(always)]
+    fn shrink_where_full(&mut self) {
+        if self.scores.len() >= full(self.limit) {
+            self.shrink();
         }
     }
 
+    /// Throws out rows that are not among the best, until a few more than these are left.
+    #[cold]
+    fn shrink(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+            /// # Safety
+            /// The processor has the registers.
+            #[target_feature(enable = "avx512f,avx512vl")]
+            unsafe fn shrink(candidates: &mut Candidates) {
+                // SAFETY: the caller's.
+                candidates
+                    .shrink_with(|scores, places, least| unsafe { keep_by_avx512(scores, places, least) });
+            }
+            // SAFETY: as seen.
+            unsafe { shrink(self) };
+            return;
+        }
+        self.shrink_with(keep);
+    }
+
+    /// As [`Candidates::shrink`]; `keep` moves the rows with at least a score to the begin and says how many these are.
+    #[inline(always)]
+    fn shrink_with(&mut self, keep: impl FnOnce(&mut [f32], &mut [u32], f32) -> usize) {
+        let few = self.limit + self.limit / 8;
+        let (mut low, mut high) = extremes(&self.scores);
+        let mut left = self.scores.len();
+        for _ in 0..GUESSES {
+            let middle = low + (high - low) / 2.0;
+            let count = self.scores.iter().map(|&score| u32::from(score >= middle)).sum::<u32>() as usize;
+            if count < self.limit {
+                high = middle;
+            } else {
+                (low, left) = (middle, count);
+                if count <= few {
+                    break;
+                }
+            }
+        }
+        if left > few {
+            // Outliers, or many that are equal.
+            self.keep_exactly();
+            return;
+        }
+        let kept = keep(&mut self.scores, &mut self.places, low);
+        self.scores.truncate(kept);
+        self.places.truncate(kept);
+        self.threshold = low;
+    }
+
+    #[cold]
+    fn keep_exactly(&mut self) {
+        let held = self.held();
+        self.scores = held.iter().map(|held| score((held >> 32) as u32)).collect();
+        self.places = held.iter().map(|&held| held as u32).collect();
+        self.threshold = extremes(&self.scores).0;
+    }
+
+    /// Score and place of the best as one number each, the best the lowest: quicker to compare than the pair.
+    fn held(&self) -> Vec<u64> {
+        let rows = self.scores.iter().zip(&self.places);
+        let mut held: Vec<u64> =
+            rows.map(|(&score, &place)| u64::from(descending(score)) << 32 | u64::from(place)).collect();
+        if held.len() > self.limit {
+            held.select_nth_unstable(self.limit - 1);
+            held.truncate(self.limit);
+        }
+        held
+    }
+
+    /// A few more than the best, in no order.
+    pub(crate) fn into_about_places(mut self) -> Vec<u32> {
+        if self.scores.len() > self.limit {
+            self.shrink();
+        }
+        self.places
+    }
+
     /// In no order.
-    pub(crate) fn into_places(mut self) -> Vec<u32> {
-        self.shrink();
-        self.held.into_iter().map(|held| held as u32).collect()
+    pub(crate) fn into_places(self) -> Vec<u32> {
+        self.held().into_iter().map(|held| held as u32).collect()
     }
 
-    /// Best first.
-    pub(crate) fn into_sorted_places(self) -> Vec<u32> {
-        self.into_sorted().map(|(_, place)| place).collect()
+    /// Scores and places, best first, each pair once. Only as many are sorted as are asked for.
+    pub(crate) fn into_sorted(self) -> impl Iterator<Item = (f32, u32)> {
+        let mut held = self.held();
+        let (mut at, mut sorted) = (0, 0);
+        let next = move || {
+            if at == sorted {
+                let rest = &mut held[sorted..];
+                let count = sorted.max(SORTED).min(rest.len());
+                if count < rest.len() {
+                    rest.select_nth_unstable(count);
+                }
+                rest[..count].sort_unstable();
+                sorted += count;
+            }
+            at += 1;
+            held.get(at - 1).copied()
+        };
+        let mut last = None;
+        std::iter::from_fn(next)
+            .filter(move |&held| last.replace(held) != Some(held))
+            .map(|held| (score((held >> 32) as u32), held as u32))
     }
+}
 
-    /// Scores and places, best first.
-    pub(crate) fn into_sorted(mut self) -> impl Iterator<Item = (f32, u32)> {
-        self.shrink();
-        self.held.sort_unstable();
-        self.held.into_iter().map(|held| (score((held >> 32) as u32), held as u32))
+/// Moves the rows with at least a score to the begin; how many these are.
+fn keep(scores: &mut [f32], places: &mut [u32], least: f32) -> usize {
+    let mut kept = 0;
+    for at in 0..scores.len() {
+        (scores[kept], places[kept]) = (scores[at], places[at]);
+        kept += usize::from(scores[kept] >= least);
     }
+    kept
+}
+
+/// As [`keep`].
+///
+/// # Safety
+/// The processor has the registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl")]
+unsafe fn keep_by_avx512(scores: &mut [f32], places: &mut [u32], least: f32) -> usize {
+    use std::arch::x86_64::*;
+    assert!(scores.len() == places.len());
+    let mut kept = 0;
+    for at in (0..scores.len()).step_by(16) {
+        let rows = u16::MAX >> (16 - (scores.len() - at).min(16));
+        // SAFETY: only rows that are there are read, and no more are written than were read so far.
+        unsafe {
+            let (from, to) = (scores.as_ptr().add(at), scores.as_mut_ptr().add(kept));
+            let read = _mm512_maskz_loadu_ps(rows, from);
+            let mask = _mm512_mask_cmp_ps_mask::<_CMP_GE_OQ>(rows, read, _mm512_set1_ps(least));
+            let left = ((1u32 << mask.count_ones()) - 1) as u16;
+            _mm512_mask_storeu_ps(to, left, _mm512_maskz_compress_ps(mask, read));
+            let (from, to) = (places.as_ptr().add(at), places.as_mut_ptr().add(kept));
+            let read = _mm512_maskz_loadu_epi32(rows, from.cast());
+            _mm512_mask_storeu_epi32(to.cast(), left, _mm512_maskz_compress_epi32(mask, read));
+            kept += mask.count_ones() as usize;
+        }
+    }
+    kept
+}
+
+/// How many are taken in before the worst are thrown out.
+fn full(limit: usize) -> usize {
+    limit + limit / 2 + STRIP
+}
+
+/// The lowest and the highest.
+#[inline(always)]
+fn extremes(scores: &[f32]) -> (f32, f32) {
+    let (mut low, mut high) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
+    let (chunks, rest) = scores.as_chunks::<16>();
+    let mut look = |lanes: &[f32]| {
+        for ((low, high), &score) in low.iter_mut().zip(&mut high).zip(lanes) {
+            *low = if score < *low { score } else { *low };
+            *high = if score > *high { score } else { *high };
+        }
+    };
+    chunks.iter().for_each(|chunk| look(chunk));
+    look(rest);
+    (low.into_iter().fold(f32::INFINITY, f32::min), high.into_iter().fold(f32::NEG_INFINITY, f32::max))
 }
 
 /// Bits that are the lower the higher the number is.
@@ -93,21 +285,59 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keeps_the_best(scores in prop::collection::vec(-20i8..20, 0..400), limit in 1usize..20, cut in 0usize..400) {
-            let all: Vec<(f32, usize)> = scores.iter().map(|&s| f32::from(s) / 3.0).zip(0..).collect();
-            let (one, other) = all.split_at(cut.min(all.len()));
-            let [mut best, rest] = [one, other].map(|part| {
+        fn keeps_the_best(
+            scores in prop::collection::vec(prop_oneof![-20i8..20, Just(0)], 0..900),
+            odd in prop::collection::vec(prop_oneof![Just(f32::MAX), Just(f32::MIN), Just(f32::INFINITY), -1e9f32..1e9], 0..40),
+            limit in 1usize..20,
+            strip in 1usize..65,
+            cut in 0usize..900,
+        ) {
+            // Whole thirds, so that many are equal, and outliers.
+            let all: Vec<f32> = scores.iter().map(|&s| f32::from(s) / 3.0).chain(odd).collect();
+            let places: Vec<u32> = (0..all.len() as u32).collect();
+            let cut = cut.min(all.len());
+            let [mut best, rest] = [0..cut, cut..all.len()].map(|part| {
                 let mut best = Candidates::new(limit);
-                part.iter().for_each(|&(score, place)| best.push(score, place));
-                best.push(f32::NEG_INFINITY, 1000);
-                best.push(f32::NAN, 1001);
+                for (scores, places) in all[part.clone()].chunks(strip).zip(places[part].chunks(strip)) {
+                    // By turns as what is offered and as what passes the threshold.
+                    if places[0] % 2 == 0 {
+                        best.offer(scores.iter().copied(), places);
+                    } else {
+                        let passes = |at: usize| u64::from(scores[at] >= best.threshold()) << at;
+                        let mask = (0..scores.len()).map(passes).sum();
+                        best.take(scores, mask, places[0] as usize);
+                    }
+                }
                 best
             });
             best.merge(rest);
-            let mut expected = all.clone();
-            expected.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            let expected: Vec<u32> = expected.iter().take(limit).map(|row| row.1 as u32).collect();
-            prop_assert_eq!(best.into_sorted_places(), expected);
+            let mut expected: Vec<u32> = places;
+            expected.sort_by_key(|&row| (descending(all[row as usize]), row));
+            expected.truncate(limit);
+            let mut kept = best.clone().into_places();
+            prop_assert_eq!(best.into_sorted().map(|(_, place)| place).collect::<Vec<_>>(), expected.clone());
+            kept.sort_unstable();
+            expected.sort_unstable();
+            prop_assert_eq!(kept, expected);
+        }
+
+        #[test]
+        #[cfg(target_arch = "x86_64")]
+        fn registers_keep_the_same(scores in prop::collection::vec(-1.0f32..1.0, 0..100), least in -1.0f32..1.0) {
+            let kept = |avx512: bool| {
+                let (mut scores, mut places) = (scores.clone(), (0..scores.len() as u32).collect::<Vec<_>>());
+                let kept = if avx512 {
+                    // SAFETY: as seen below.
+                    unsafe { keep_by_avx512(&mut scores, &mut places, least) }
+                } else {
+                    keep(&mut scores, &mut places, least)
+                };
+                (scores[..kept].to_vec(), places[..kept].to_vec())
+            };
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+                prop_assert_eq!(kept(true), kept(false));
+            }
+            prop_assert!(kept(false).1.iter().all(|&place| scores[place as usize] >= least));
         }
 
         #[test]

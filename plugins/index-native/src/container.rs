@@ -10,7 +10,9 @@
 //! | centroids | `[lists, dim]` f32 row-major |
 //! | near half, near codes | the centroids as [`int8::Blocks`] |
 //! | starts | `lists + 1` u32: the first block of each list; only with lists |
-//! | factors | one [`Factors`] a block; not with the layout `graph` |
+//! | reach | `lists` f32: how far the lists are that a search of so many scans, see [`Sealed`](crate::sealed::Sealed) |
+//! | slots | `slots` u32: the place of the row at each slot of the blocks, `u32::MAX` where there is none; only with lists |
+//! | factors | one [`Factors`] a block, of slots or without lists of places; not with the layout `graph` |
 //! | bits | `[blocks, words]` of [`Word`] row-major; as `factors` |
 //! | half | `places` i32, see [`int8::Codes`], or f32, see [`int4::Codes`](crate::int4::Codes) |
 //! | codes | `[places, stride]` u8 row-major, see [`Codes`](crate::codes::Codes) |
@@ -37,7 +39,7 @@ use std::{
 };
 
 const MAGIC: [u8; 8] = *b"MGRNATV\0";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const ALIGN: usize = 64;
 
 /// A place has a number of 32 bits.
@@ -54,7 +56,7 @@ struct Head {
     metric: u32,
     dim: u64,
     shape: RawShape,
-    reserved: [u64; 4],
+    reserved: [u64; 3],
     /// Of all bytes before it.
     check: u64,
 }
@@ -65,6 +67,7 @@ struct RawShape {
     rows: u64,
     places: u64,
     lists: u64,
+    slots: u64,
     graph_bytes: u64,
     seed: u64,
     wide: u32,
@@ -85,6 +88,8 @@ pub(crate) struct Shape {
     pub(crate) places: usize,
     /// 0 where the codes are not in lists.
     pub(crate) lists: usize,
+    /// Where rows are in lists: a multiple of [`ROWS`], and 0 without lists.
+    pub(crate) slots: usize,
     /// How many lists a search scans where nothing says so; 0 without lists.
     pub(crate) probes: usize,
     pub(crate) graph_bytes: usize,
@@ -112,8 +117,9 @@ impl Shape {
         rabitq::width(dim, self.bits.max(1))
     }
 
+    /// Blocks of codes that are scanned.
     pub(crate) fn blocks(&self) -> usize {
-        self.places / ROWS
+        (if self.lists > 0 { self.slots } else { self.places }) / ROWS
     }
 
     fn raw(&self) -> RawShape {
@@ -121,6 +127,7 @@ impl Shape {
             rows: self.rows as u64,
             places: self.places as u64,
             lists: self.lists as u64,
+            slots: self.slots as u64,
             graph_bytes: self.graph_bytes as u64,
             seed: self.seed,
             wide: u32::from(self.wide),
@@ -136,6 +143,7 @@ impl Shape {
             rows: raw.rows.try_into().ok()?,
             places: raw.places.try_into().ok()?,
             lists: raw.lists.try_into().ok()?,
+            slots: raw.slots.try_into().ok()?,
             probes: raw.probes.try_into().ok()?,
             graph_bytes: raw.graph_bytes.try_into().ok()?,
             bits: raw.bits as usize,
@@ -148,6 +156,9 @@ impl Shape {
             && shape.places <= MAX_PLACES
             && shape.places.is_multiple_of(ROWS)
             && shape.lists <= shape.rows
+            && shape.slots <= MAX_PLACES
+            && shape.slots.is_multiple_of(ROWS)
+            && (shape.slots > 0) == (shape.lists > 0)
             && shape.probes <= shape.lists
             && shape.step.is_none_or(|step| step.is_finite() && step > 0.0)
             && [0, 1, 2, 4].contains(&shape.bits)
@@ -171,7 +182,7 @@ impl Head {
             metric: spec.metric as u32,
             dim: spec.dim as u64,
             shape: shape.raw(),
-            reserved: [0; 4],
+            reserved: [0; 3],
             check: 0,
         };
         head.check = head.own_check();
@@ -196,6 +207,8 @@ pub(crate) enum Part {
     NearHalf,
     NearCodes,
     Starts,
+    Reach,
+    Slots,
     Factors,
     Bits,
     Half,
@@ -205,7 +218,7 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Ids,
         Self::Order,
         Self::Scales,
@@ -214,6 +227,8 @@ impl Part {
         Self::NearHalf,
         Self::NearCodes,
         Self::Starts,
+        Self::Reach,
+        Self::Slots,
         Self::Factors,
         Self::Bits,
         Self::Half,
@@ -232,6 +247,8 @@ impl Part {
             Self::NearHalf => "near half",
             Self::NearCodes => "near codes",
             Self::Starts => "starts",
+            Self::Reach => "reach",
+            Self::Slots => "slots",
             Self::Factors => "factors",
             Self::Bits => "bits",
             Self::Half => "half",
@@ -253,8 +270,10 @@ impl Part {
             Self::Center => (spec.dim, 4),
             Self::Centroids => (lists.checked_mul(spec.dim)?, 4),
             Self::Starts => (if with_lists { lists + 1 } else { 0 }, 4),
-            Self::NearHalf => (lists.next_multiple_of(ROWS), 4),
-            Self::NearCodes => (lists.div_ceil(ROWS), int8::block_bytes(spec.dim)),
+            Self::Reach => (lists, 4),
+            Self::Slots => (shape.slots, 4),
+            Self::NearHalf => (lists.next_multiple_of(int8::COLUMNS), 4),
+            Self::NearCodes => (lists.next_multiple_of(int8::COLUMNS) / ROWS, int8::block_bytes(spec.dim)),
             Self::Factors => (bit_blocks, size_of::<Factors>()),
             Self::Bits => (bit_blocks.checked_mul(rabitq::words(spec.dim, shape.bits))?, size_of::<Word>()),
             Self::Half => (places, 4),
@@ -364,12 +383,13 @@ impl Container {
             .map_err(|error| Error::new(ErrorCode::IO, format!("{}: {error}", path.display())))
     }
 
-    /// Says how many lists a search scans; of a file that was mapped nothing is changed.
-    pub(crate) fn set_probes(&mut self, spec: IndexSpec, probes: usize) {
+    /// Says how many lists a search scans, and how far they are; of a file that was mapped nothing is changed.
+    pub(crate) fn set_probes(&mut self, spec: IndexSpec, probes: usize, reach: &[f32]) {
         if let Bytes::Owned(bytes) = &mut self.bytes {
             self.shape.probes = probes;
             let head = Head::new(spec, &self.shape);
             bytes[..size_of::<Head>()].copy_from_slice(bytemuck::bytes_of(&head));
+            bytes[self.layout[Part::Reach as usize].clone()].copy_from_slice(bytemuck::cast_slice(reach));
         }
     }
 

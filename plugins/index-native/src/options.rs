@@ -11,7 +11,7 @@ pub enum Layout {
     Auto,
     /// Every code is scanned.
     Flat,
-    /// Codes lie in lists by the nearest of some centroids; the nearest lists are scanned.
+    /// Codes lie in lists by the nearest of some centroids, each row in two; the nearest lists are scanned.
     Ivf,
     /// A graph of near rows is walked. It takes some 70 µs of CPU a row to build.
     Graph,
@@ -32,9 +32,9 @@ pub struct Options {
     /// Lists of the layout `ivf`; 0 to choose by the number of rows, up to 1000000. Counts when the index
     /// is built.
     pub lists: usize,
-    /// How many lists a search scans; 0 for as many as hold 99% of the nearest rows of rows that were
-    /// tried when the index was built, up to 1000000. The `ef` of a search scales it: 100 is as many, 50
-    /// half of them.
+    /// How many lists a search scans on average, or under the dot product always; 0 for as many as hold 99% of the nearest
+    /// rows of rows that were tried when the index was built, up to 1000000. The `ef` of a search scales it: 100 is as
+    /// many, 50 half of them.
     pub probes: usize,
     /// How many rows a walk of the layout `graph` keeps in view; 0 for the default, up to 100000. A
     /// search with an `ef` of 200 keeps twice as many, one of 50 half as many.

@@ -115,27 +115,18 @@ impl Kernel {
         unsafe { multiply(self, panel, values, offsets, out, step) }
     }
 
-    /// Writes the scores of the rows of some blocks: dot products, less `half` of the row where that is given; and of
-    /// each block whether any score is at least `least`.
+    /// Writes the dot products of the rows of some blocks.
     ///
     /// # Panics
     /// Where the lengths do not fit, or the query is narrower than the rows.
     #[inline]
-    pub(super) fn strip(
-        self,
-        blocks: &[u8],
-        query: Query<'_>,
-        half: &[i32],
-        least: i32,
-        scores: &mut [i32],
-        any: &mut [bool],
-    ) {
-        let bytes = blocks.len() / any.len().max(1);
-        assert!(blocks.len() == any.len() * bytes && scores.len() == any.len() * ROWS);
+    pub(super) fn strip(self, blocks: &[u8], query: Query<'_>, dots: &mut [i32]) {
+        let count = dots.len() / ROWS;
+        let bytes = blocks.len() / count.max(1);
+        assert!(dots.len() == count * ROWS && blocks.len() == count * bytes);
         assert!(bytes.is_multiple_of(4 * ROWS) && query.values.len() >= bytes / ROWS);
-        assert!(half.is_empty() || half.len() == scores.len());
         // SAFETY: `available` found what the kernel needs, and the lengths fit.
-        unsafe { strip(self, blocks, query, half, least, scores, any) }
+        unsafe { strip(self, blocks, query, dots) }
     }
 
     /// Finds among the first `count` columns those with the smallest `half - dot`, but for column
@@ -156,10 +147,27 @@ impl Kernel {
         // SAFETY: `available` found what the kernel needs.
         unsafe { self::nearest(self, dots, half, count, skip, nearest) }
     }
+
+    /// Appends those of the first `count` columns whose `half - dot` is at most `limit` to `near`: that, and the column.
+    ///
+    /// # Panics
+    /// Where the lengths do not fit, or are no multiple of 32.
+    pub(crate) fn within(
+        self,
+        dots: &[i32],
+        half: &[i32],
+        count: usize,
+        limit: i32,
+        near: &mut Vec<(i32, u32)>,
+    ) {
+        assert!(dots.len() == half.len() && dots.len().is_multiple_of(32) && count <= dots.len());
+        // SAFETY: `available` found what the kernel needs.
+        unsafe { within(self, dots, half, count, limit, near) }
+    }
 }
 
 /// Columns of a panel.
-pub(super) const COLUMNS: usize = 32;
+pub(crate) const COLUMNS: usize = 32;
 
 /// Rows that are asked of memory ahead of the one that is compared.
 const AHEAD: usize = 16;
@@ -174,9 +182,6 @@ fn vnni() -> bool {
         && is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("popcnt")
 }
-
-/// Bytes of blocks that are asked of memory ahead of the one that is compared.
-const STRIP_AHEAD: usize = 2 << 10;
 
 /// Asks memory for what will be read soon.
 #[inline(always)]
@@ -295,24 +300,21 @@ by_kernel! {
         = wide::multiply, plain::multiply;
 }
 by_kernel! {
-    fn strip(
-        blocks: &[u8],
-        query: Query<'_>,
-        half: &[i32],
-        least: i32,
-        scores: &mut [i32],
-        any: &mut [bool],
-    ) = wide::strip, plain::strip;
+    fn strip(blocks: &[u8], query: Query<'_>, dots: &mut [i32]) = wide::strip, plain::strip;
 }
 by_kernel! {
     fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nearest: &mut [(i32, u32)])
         = wide::nearest, plain::nearest;
 }
+by_kernel! {
+    fn within(dots: &[i32], half: &[i32], count: usize, limit: i32, near: &mut Vec<(i32, u32)>)
+        = wide::within, plain::within;
+}
 
 /// What runs on registers. Loops instead of closures: a closure has not the features of the function
 /// around it.
 mod wide {
-    use super::{super::LANE, AHEAD, COLUMNS, Codes, Lanes, Query, ROWS, STRIP_AHEAD, ask, plain};
+    use super::{super::LANE, AHEAD, COLUMNS, Codes, Lanes, Query, ROWS, ask, plain};
 
     /// # Safety
     /// The CPU has the registers, and the query is as wide as the rows.
@@ -516,36 +518,54 @@ mod wide {
     /// # Safety
     /// The CPU has the registers, and the lengths are as [`super::Kernel::strip`] says.
     #[inline(always)]
-    pub(super) unsafe fn strip<V: Lanes>(
-        blocks: &[u8],
+    pub(super) unsafe fn strip<V: Lanes>(blocks: &[u8], query: Query<'_>, dots: &mut [i32]) {
+        let bytes = blocks.len() / (dots.len() / ROWS).max(1);
+        // SAFETY: the caller's; each strip has as many blocks as sixteens of numbers to write.
+        unsafe {
+            let mut strips = dots.chunks_exact_mut(4 * ROWS);
+            let mut block = blocks.as_ptr();
+            for dots in &mut strips {
+                self::blocks::<V, 4>(block, bytes, query, dots);
+                block = block.wrapping_add(4 * bytes);
+            }
+            for dots in strips.into_remainder().chunks_exact_mut(ROWS) {
+                self::blocks::<V, 1>(block, bytes, query, dots);
+                block = block.wrapping_add(bytes);
+            }
+        }
+    }
+
+    /// The products of `B` blocks of `bytes` each: several, for each sum waits for the one before.
+    ///
+    /// # Safety
+    /// The CPU has the registers, the query is as wide as the rows, and `dots` are those of the blocks.
+    #[inline(always)]
+    unsafe fn blocks<V: Lanes, const B: usize>(
+        blocks: *const u8,
+        bytes: usize,
         query: Query<'_>,
-        half: &[i32],
-        least: i32,
-        scores: &mut [i32],
-        any: &mut [bool],
+        dots: &mut [i32],
     ) {
-        let bytes = blocks.len() / any.len().max(1);
         let offset = if V::BIASED { query.offset } else { 0 };
-        for (at, any) in any.iter_mut().enumerate() {
-            let scores = &mut scores[at * ROWS..][..ROWS];
-            // SAFETY: a block has four bytes of each of its rows in each of its groups, and the query has as many
-            // groups; the registers of a block are those of its rows, sixteen numbers in `scores`.
-            unsafe {
-                let (block, values) = (blocks.as_ptr().add(at * bytes), query.values.as_ptr());
-                let mut sums = [V::all(offset.wrapping_neg()); 4];
-                for group in 0..bytes / (4 * ROWS) {
-                    ask(block.wrapping_add(group * 4 * ROWS + STRIP_AHEAD));
-                    let value = V::splat(values.add(4 * group));
+        // SAFETY: a block has four bytes of each of its rows in each of its groups, and the query has as many
+        // groups; the registers of a block are those of its rows, sixteen numbers in `dots`.
+        unsafe {
+            let mut sums = [[V::all(offset.wrapping_neg()); 4]; B];
+            for group in 0..bytes / (4 * ROWS) {
+                let value = V::splat(query.values.as_ptr().add(4 * group));
+                for (block, sums) in sums.iter_mut().enumerate() {
+                    let codes = blocks.add(block * bytes + 4 * group * ROWS);
+                    ask(codes.wrapping_add(B * bytes));
                     for (part, sum) in sums.iter_mut().enumerate().take(ROWS / V::SUMS) {
-                        let codes = block.add(4 * (group * ROWS + part * V::SUMS));
-                        *sum = sum.add_products(V::codes(codes), value);
+                        *sum = sum.add_products(V::codes(codes.add(4 * part * V::SUMS)), value);
                     }
                 }
+            }
+            for (sums, dots) in sums.iter().zip(dots.chunks_exact_mut(ROWS)) {
                 for (part, sum) in sums.iter().enumerate().take(ROWS / V::SUMS) {
-                    sum.store(scores.as_mut_ptr().add(part * V::SUMS));
+                    sum.store(dots.as_mut_ptr().add(part * V::SUMS));
                 }
             }
-            *any = plain::sift(half.get(at * ROWS..(at + 1) * ROWS), least, scores);
         }
     }
 
@@ -585,6 +605,18 @@ mod wide {
     ) {
         // SAFETY: the caller's.
         unsafe { V::nearest(dots, half, count, skip, nearest) }
+    }
+
+    /// As [`nearest`].
+    #[inline(always)]
+    pub(super) unsafe fn within<V: Lanes>(
+        dots: &[i32],
+        half: &[i32],
+        count: usize,
+        limit: i32,
+        near: &mut Vec<(i32, u32)>,
+    ) {
+        plain::within(dots, half, count, limit, near);
     }
 }
 

@@ -18,7 +18,7 @@ mod plain;
 mod x86;
 
 pub(crate) use blocks::{Blocks, block_bytes, interleave};
-pub(crate) use kernel::{Kernel, prefetch};
+pub(crate) use kernel::{COLUMNS, Kernel, prefetch};
 pub(crate) use panels::Panels;
 pub(crate) use plain::round;
 
@@ -239,6 +239,13 @@ impl Queries {
 pub(crate) struct Query<'a> {
     values: &'a [i8],
     offset: i32,
+}
+
+impl Query<'_> {
+    /// Half of its squared length.
+    pub(crate) fn half(self) -> i32 {
+        self.values.iter().map(|&value| i32::from(value) * i32::from(value)).sum::<i32>() / 2
+    }
 }
 
 #[cfg(test)]

@@ -48,36 +48,18 @@ pub(super) fn multiply(panel: &[u8], values: &[i8], offsets: &[i32], out: &mut [
     }
 }
 
-pub(super) fn strip(
-    blocks: &[u8],
-    query: Query<'_>,
-    half: &[i32],
-    least: i32,
-    scores: &mut [i32],
-    any: &mut [bool],
-) {
-    let bytes = blocks.len() / any.len().max(1);
-    let blocks = blocks.chunks_exact(bytes.max(1)).zip(scores.chunks_exact_mut(ROWS));
-    for (at, ((block, scores), any)) in blocks.zip(any).enumerate() {
-        scores.fill(0);
+pub(super) fn strip(blocks: &[u8], query: Query<'_>, dots: &mut [i32]) {
+    let bytes = blocks.len() / (dots.len() / ROWS).max(1);
+    for (block, dots) in blocks.chunks_exact(bytes.max(1)).zip(dots.chunks_exact_mut(ROWS)) {
+        dots.fill(0);
         for (group, values) in block.chunks_exact(4 * ROWS).zip(query.values.chunks_exact(4)) {
-            for (codes, score) in group.chunks_exact(4).zip(&mut *scores) {
+            for (codes, dot) in group.chunks_exact(4).zip(&mut *dots) {
                 let products = codes.iter().zip(values);
-                *score +=
+                *dot +=
                     products.map(|(&code, &value)| (i32::from(code) - 128) * i32::from(value)).sum::<i32>();
             }
         }
-        *any = sift(half.get(at * ROWS..(at + 1) * ROWS), least, scores);
     }
-}
-
-/// Takes `half` from the scores; whether any is at least `least` then.
-#[inline(always)]
-pub(super) fn sift(half: Option<&[i32]>, least: i32, scores: &mut [i32]) -> bool {
-    if let Some(half) = half {
-        scores.iter_mut().zip(half).for_each(|(score, half)| *score = score.wrapping_sub(*half));
-    }
-    scores.iter().fold(false, |any, &score| any | (score >= least))
 }
 
 /// The code 0, which no vector has, is taken for 1: values stay within -127..=127.
@@ -110,6 +92,26 @@ pub(super) fn encode(row: &[f32], center: &[f32], scale: f32, code: &mut [u8]) -
     }
     tail.fill(0x80);
     square
+}
+
+#[inline(always)]
+pub(super) fn within(dots: &[i32], half: &[i32], count: usize, limit: i32, near: &mut Vec<(i32, u32)>) {
+    let blocks = dots.as_chunks::<32>().0.iter().zip(half.as_chunks::<32>().0);
+    for (block, (dots, half)) in blocks.enumerate() {
+        let mut distances = [0; 32];
+        let mut mask = 0u32;
+        for at in 0..32 {
+            distances[at] = half[at].wrapping_sub(dots[at]);
+            mask |= u32::from(distances[at] <= limit) << at;
+        }
+        while mask != 0 {
+            let at = mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            if 32 * block + at < count {
+                near.push((distances[at], (32 * block + at) as u32));
+            }
+        }
+    }
 }
 
 #[inline(always)]

@@ -3,10 +3,10 @@
 
 use super::{
     Factors, Query, ROWS, Word,
-    scan::{Sift, Strip, Target},
+    scan::{Run, Sift, Strip, Target},
 };
 use crate::rotation::{Lane, Rotation};
-use std::{arch::x86_64::*, ops::Range};
+use std::arch::x86_64::*;
 
 pub(super) fn detected() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
@@ -15,9 +15,9 @@ pub(super) fn detected() -> bool {
 /// # Safety
 /// [`detected`].
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn scan(sift: &Sift<'_>, blocks: Range<usize>, targets: &mut [Target<'_>]) {
+pub(super) unsafe fn scan(sift: &Sift<'_>, runs: &[Run], targets: &mut [Target<'_>]) {
     // SAFETY: the caller's.
-    unsafe { sift.each_strip::<Avx2>(blocks, targets) }
+    unsafe { sift.each_strip::<Avx2>(runs, targets) }
 }
 
 /// # Safety
@@ -53,8 +53,8 @@ impl Strip for Avx2 {
     unsafe fn strip<const Q: usize, const B: usize>(
         bits: &[Word],
         factors: &[Factors],
+        base: f32,
         queries: [&Query; Q],
-        base: [f32; Q],
         least: [f32; Q],
         out: &mut [[[f32; ROWS]; B]; Q],
     ) -> [u64; Q] {
@@ -71,7 +71,7 @@ impl Strip for Avx2 {
             for q in 0..Q {
                 // SAFETY: as above.
                 let mask =
-                    unsafe { estimate(&sums[q], &factors[b], queries[q], base[q], least[q], &mut out[q][b]) };
+                    unsafe { estimate(&sums[q], &factors[b], queries[q], base, least[q], &mut out[q][b]) };
                 masks[q] |= u64::from(mask) << (b * ROWS);
             }
         }

@@ -3,10 +3,13 @@
 
 use super::{
     Factors, Query, ROWS, Word,
-    scan::{Sift, Strip, Target},
+    scan::{Run, Sift, Strip, Target},
 };
-use crate::rotation::{Lane, Rotation};
-use std::{arch::x86_64::*, ops::Range};
+use crate::{
+    candidates::{Candidates, STRIP},
+    rotation::{Lane, Rotation},
+};
+use std::arch::x86_64::*;
 
 pub(super) fn detected() -> bool {
     is_x86_feature_detected!("avx512f")
@@ -15,14 +18,15 @@ pub(super) fn detected() -> bool {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("popcnt")
 }
 
 /// # Safety
 /// [`detected`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
-pub(super) unsafe fn scan(sift: &Sift<'_>, blocks: Range<usize>, targets: &mut [Target<'_>]) {
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni,popcnt")]
+pub(super) unsafe fn scan(sift: &Sift<'_>, runs: &[Run], targets: &mut [Target<'_>]) {
     // SAFETY: the caller's.
-    unsafe { sift.each_strip::<Avx512>(blocks, targets) }
+    unsafe { sift.each_strip::<Avx512>(runs, targets) }
 }
 
 /// # Safety
@@ -52,8 +56,8 @@ impl Strip for Avx512 {
     unsafe fn strip<const Q: usize, const B: usize>(
         bits: &[Word],
         factors: &[Factors],
+        base: f32,
         queries: [&Query; Q],
-        base: [f32; Q],
         least: [f32; Q],
         out: &mut [[[f32; ROWS]; B]; Q],
     ) -> [u64; Q] {
@@ -94,23 +98,56 @@ impl Strip for Avx512 {
                     }
                 }
             }
+            let mut estimates = [[_mm512_setzero_ps(); B]; Q];
             for b in 0..B {
                 let add = _mm512_loadu_ps((&raw const factors[b].add).cast());
                 let scale = _mm512_loadu_ps((&raw const factors[b].scale).cast());
+                let add = _mm512_add_ps(add, _mm512_set1_ps(base));
                 for q in 0..Q {
                     let product = _mm512_fmadd_ps(
                         _mm512_set1_ps(queries[q].mul),
                         _mm512_cvtepi32_ps(sums[q][b]),
                         _mm512_set1_ps(queries[q].add),
                     );
-                    let add = _mm512_add_ps(add, _mm512_set1_ps(base[q]));
-                    let estimate = _mm512_fmadd_ps(scale, product, add);
-                    _mm512_storeu_ps((&raw mut out[q][b]).cast(), estimate);
-                    let mask = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(estimate, _mm512_set1_ps(least[q]));
+                    estimates[q][b] = _mm512_fmadd_ps(scale, product, add);
+                    let mask = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(estimates[q][b], _mm512_set1_ps(least[q]));
                     masks[q] |= u64::from(mask) << (b * ROWS);
+                }
+            }
+            for q in 0..Q {
+                if masks[q] != 0 {
+                    for b in 0..B {
+                        _mm512_storeu_ps((&raw mut out[q][b]).cast(), estimates[q][b]);
+                    }
                 }
             }
         }
         masks
+    }
+
+    #[inline(always)]
+    unsafe fn offer<const B: usize>(
+        found: &mut Candidates,
+        estimates: &[[f32; ROWS]; B],
+        mask: u64,
+        first: usize,
+    ) {
+        const { assert!(B * ROWS <= STRIP) };
+        let (scores, places) = found.room();
+        let mut written = 0;
+        // SAFETY: the caller vouches for the registers. A whole register is written for each block, from where the last one
+        // ended, so never beyond the rows of the blocks.
+        unsafe {
+            let rows = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            for (b, estimates) in estimates.iter().enumerate() {
+                let mask = (mask >> (b * ROWS)) as u16;
+                let estimates = _mm512_loadu_ps(estimates.as_ptr());
+                let all = _mm512_add_epi32(rows, _mm512_set1_epi32((first + b * ROWS) as i32));
+                _mm512_storeu_ps(scores.add(written), _mm512_maskz_compress_ps(mask, estimates));
+                _mm512_storeu_si512(places.add(written).cast(), _mm512_maskz_compress_epi32(mask, all));
+                written += mask.count_ones() as usize;
+            }
+            found.grow(written);
+        }
     }
 }

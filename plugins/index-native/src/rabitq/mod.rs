@@ -32,7 +32,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use scan::{Accept, Scan, Target};
+pub(crate) use scan::{Accept, Run, Scan, Target};
 
 use crate::rotation::{LANES, Lane, Rotation};
 use bytemuck::{Pod, Zeroable};
@@ -229,18 +229,19 @@ impl Query {
         let step = widest / ENTRY_MAX;
         // A query at the mean has only zeros; so has one that is out of all bounds.
         let inverse = if step > 0.0 && step.is_finite() { 1.0 / step } else { 0.0 };
+        // What each of the four bits of a nibble adds to its entry, and where it is set.
+        let set: [[f32; 16]; 4] =
+            std::array::from_fn(|bit| std::array::from_fn(|nibble| (nibble >> bit & 1) as f32));
         let mut least = 0.0;
         let mut fill = |entries: &mut [u8], group: &[f32]| {
-            let mut sums = [0.0f32; 16];
             let low: f32 = group.iter().map(|v| most * v.min(0.0)).sum();
-            sums[0] = -low;
-            for nibble in 1..16usize {
-                // The sum without the lowest bit, and what that bit stands for.
-                let bit = nibble.trailing_zeros() as usize;
-                sums[nibble] = sums[nibble & (nibble - 1)] + group[bit / bits] * (1 << (bit % bits)) as f32;
+            let mut sums = [0.5 - low * inverse; 16];
+            for (bit, set) in set.iter().enumerate() {
+                let adds = group[bit / bits] * (1 << (bit % bits)) as f32 * inverse;
+                sums.iter_mut().zip(set).for_each(|(sum, set)| *sum += adds * set);
             }
             for (entry, sum) in entries.iter_mut().zip(sums) {
-                *entry = (sum * inverse + 0.5).clamp(0.0, ENTRY_MAX) as u8;
+                *entry = sum.clamp(0.0, ENTRY_MAX) as u8;
             }
             least += low;
         };

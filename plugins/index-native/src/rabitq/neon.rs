@@ -2,14 +2,14 @@
 
 use super::{
     Factors, Query, ROWS, Word,
-    scan::{Sift, Strip, Target},
+    scan::{Run, Sift, Strip, Target},
 };
-use std::{arch::aarch64::*, ops::Range};
+use std::arch::aarch64::*;
 
 /// NEON is part of every 64-bit ARM.
-pub(super) fn scan(sift: &Sift<'_>, blocks: Range<usize>, targets: &mut [Target<'_>]) {
+pub(super) fn scan(sift: &Sift<'_>, runs: &[Run], targets: &mut [Target<'_>]) {
     // SAFETY: as said.
-    unsafe { sift.each_strip::<Neon>(blocks, targets) }
+    unsafe { sift.each_strip::<Neon>(runs, targets) }
 }
 
 pub(super) struct Neon;
@@ -22,8 +22,8 @@ impl Strip for Neon {
     unsafe fn strip<const Q: usize, const B: usize>(
         bits: &[Word],
         factors: &[Factors],
+        base: f32,
         queries: [&Query; Q],
-        base: [f32; Q],
         least: [f32; Q],
         out: &mut [[[f32; ROWS]; B]; Q],
     ) -> [u64; Q] {
@@ -39,7 +39,7 @@ impl Strip for Neon {
             for q in 0..Q {
                 for row in 0..ROWS {
                     let product = queries[q].mul.mul_add(sums[q][row] as f32, queries[q].add);
-                    let add = factors[b].add[row] + base[q];
+                    let add = factors[b].add[row] + base;
                     let estimate = factors[b].scale[row].mul_add(product, add);
                     out[q][b][row] = estimate;
                     masks[q] |= u64::from(estimate >= least[q]) << (b * ROWS + row);

@@ -9,8 +9,8 @@ impl Strip for Scalar {
     unsafe fn strip<const Q: usize, const B: usize>(
         bits: &[Word],
         factors: &[Factors],
+        base: f32,
         queries: [&Query; Q],
-        base: [f32; Q],
         least: [f32; Q],
         out: &mut [[[f32; ROWS]; B]; Q],
     ) -> [u64; Q] {
@@ -30,7 +30,7 @@ impl Strip for Scalar {
                 for row in 0..ROWS {
                     // Fused, as the others do it: the same estimates on every machine.
                     let product = query.mul.mul_add(sums[row] as f32, query.add);
-                    let estimate = factors.scale[row].mul_add(product, factors.add[row] + base[q]);
+                    let estimate = factors.scale[row].mul_add(product, factors.add[row] + base);
                     out[q][b][row] = estimate;
                     masks[q] |= u64::from(estimate >= least[q]) << (b * ROWS + row);
                 }

@@ -68,12 +68,12 @@ proptest! {
         let found = |kernel: Kernel, accept: Option<Accept<'_>>| -> Vec<Vec<u32>> {
             let mut found = vec![Candidates::new(limit); queries.len()];
             let mut targets: Vec<Target<'_>> = queries.iter().zip(&mut found)
-                .map(|(query, found)| Target { query, base: 0.25, found }).collect();
+                .map(|(query, found)| Target { query, found }).collect();
             let scan = Scan { kernel, words, bits: &coded.bits, factors: &coded.factors };
-            // In two goes, the first of which ends within a strip.
-            scan.run(0..blocks / 2, &mut targets, accept);
-            scan.run(blocks / 2..blocks, &mut targets, accept);
-            found.into_iter().map(Candidates::into_sorted_places).collect()
+            // Two runs, the first of which ends within a strip.
+            let runs = [0..blocks / 2, blocks / 2..blocks].map(|blocks| Run { blocks, base: 0.25 });
+            scan.run(&runs, &mut targets, accept);
+            found.into_iter().map(|found| found.into_sorted().map(|(_, place)| place).collect()).collect()
         };
         for kernel in kernels() {
             for accept in [None, Some(&odd as Accept<'_>)] {
@@ -108,7 +108,7 @@ proptest! {
             let (bits, factors) = (&coded.bits[block * words..][..words], &coded.factors[block..=block]);
             // SAFETY: it needs no registers.
             unsafe {
-                <scalar::Scalar as scan::Strip>::strip::<1, 1>(bits, factors, [&table], [0.0], [0.0], &mut out)
+                <scalar::Scalar as scan::Strip>::strip::<1, 1>(bits, factors, 0.0, [&table], [0.0], &mut out)
             };
             out[0][0].map(f64::from)
         }).collect();
@@ -137,12 +137,16 @@ fn wide_codes_do_not_overflow() {
     let factors = [Factors { add: [0.0; ROWS], scale: [1.0; ROWS] }];
     for kernel in kernels() {
         let mut found = Candidates::new(ROWS);
-        let target = Target { query: &query, base: 0.0, found: &mut found };
-        Scan { kernel, words, bits: &bits, factors: &factors }.run(0..1, &mut [target], None);
+        let target = Target { query: &query, found: &mut found };
+        Scan { kernel, words, bits: &bits, factors: &factors }.run(
+            &[Run { blocks: 0..1, base: 0.0 }],
+            &mut [target],
+            None,
+        );
         let mut low = Candidates::new(1);
-        low.push(32.0 * words as f32 - 1.0, 0);
+        low.offer(std::iter::once(32.0 * words as f32 - 1.0), &[0]);
         low.merge(found);
-        assert_eq!(low.threshold(), 32.0 * words as f32, "{kernel:?}");
+        assert_eq!(low.into_sorted().next(), Some((32.0 * words as f32, 0)), "{kernel:?}");
     }
 }
 
@@ -154,13 +158,13 @@ fn odd_queries() {
         let query = Query::new(&query, 1);
         for kernel in kernels() {
             let mut found = Candidates::new(4);
-            let target = Target { query: &query, base: 0.0, found: &mut found };
+            let target = Target { query: &query, found: &mut found };
             Scan { kernel, words: 2, bits: &coded.bits, factors: &coded.factors }.run(
-                0..2,
+                &[Run { blocks: 0..2, base: 0.0 }],
                 &mut [target],
                 None,
             );
-            assert!(found.into_sorted_places().len() <= 4);
+            assert!(found.into_sorted().count() <= 4);
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Rows that do not change any more, as codes and originals, in memory or mapped from a file.
+mod lists;
 mod search;
 
 pub(crate) use search::{Request, doubtful};

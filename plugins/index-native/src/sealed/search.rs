@@ -8,10 +8,8 @@ use crate::{
     container::Part,
     exact::Exact,
     graph::{Candidate, Graph, Scorer, Scratch},
-    int4, int8,
-    ivf::list_of,
-    parallel,
-    rabitq::{self, Accept, ROWS, Scan, Target},
+    int4, int8, parallel,
+    rabitq::{self, Accept, ROWS, Run, Scan, Target},
     rotation::LANES,
 };
 use magray_plugin_api::{CallContext, Hit, Metric, Result};
@@ -38,9 +36,6 @@ const GROUP: usize = 16;
 /// Bytes of codes of rows that all queries of a group are compared with before the next ones are read: a quarter of
 /// a second-level cache.
 const CHUNK_CODES: usize = 256 << 10;
-
-/// The share of the nearest rows that the lists which a search scans by default must hold.
-const FOUND: f64 = 0.99;
 
 /// Rows beyond those that are wanted which are scored by the originals in any case.
 const SURE: usize = 4;
@@ -85,7 +80,7 @@ impl Sealed {
         Query::new(self.kernel, self.spec.metric, query, &self.quantizer, self.container.shape().step)
     }
 
-    fn scanned(&self) -> Scan<'_> {
+    pub(super) fn scanned(&self) -> Scan<'_> {
         Scan {
             kernel: self.kernel,
             words: rabitq::words(self.spec.dim, self.bits()),
@@ -137,7 +132,7 @@ impl Sealed {
             }
             let found = queries.iter().zip(best);
             Ok(found
-                .map(|(query, best)| self.by_originals(request, query, &by_distance(best)))
+                .map(|(query, best)| self.by_originals(request, query, by_distance(best)))
                 .collect::<Vec<_>>())
         })?;
         Ok(found.into_iter().flatten().collect())
@@ -152,7 +147,7 @@ impl Sealed {
         }
         let blocks = self.container.shape().blocks();
         let share = if self.lists() == 0 { 1.0 } else { request.probes as f64 / self.lists() as f64 };
-        let words = (self.places() * rabitq::words(self.spec.dim, self.bits())) as f64 * share;
+        let words = (blocks * ROWS * rabitq::words(self.spec.dim, self.bits())) as f64 * share;
         let work = (words * request.queries.len() as f64) as usize;
         let threads = request.threads.min(work / THREAD_WORDS).max(1);
         if self.lists() == 0 && request.queries.len() < threads {
@@ -229,123 +224,27 @@ impl Sealed {
         let step = ((32 << 20) / (scan.words * ROWS * tables.len().max(1))).max(64);
         for begin in blocks.clone().step_by(step) {
             cx.check()?;
-            let mut targets: Vec<Target<'_>> = tables
-                .iter()
-                .zip(&mut found)
-                .map(|(query, found)| Target { query, base: 0.0, found })
-                .collect();
-            scan.run(begin..blocks.end.min(begin + step), &mut targets, request.accept);
+            let mut targets: Vec<Target<'_>> =
+                tables.iter().zip(&mut found).map(|(query, found)| Target { query, found }).collect();
+            let run = Run { blocks: begin..blocks.end.min(begin + step), base: 0.0 };
+            scan.run(&[run], &mut targets, request.accept);
         }
         Ok(found)
     }
 
-    fn scan_lists(
-        &self,
-        cx: &dyn CallContext,
-        request: &Request<'_>,
-        queries: &[Vec<f32>],
-        tables: &[rabitq::Query],
-    ) -> Result<Vec<Candidates>> {
-        let scan = self.scanned();
-        let starts: &[u32] = self.container.part(Part::Starts);
-        let mut all = Vec::with_capacity(queries.len());
-        for (query, table) in queries.iter().zip(tables) {
-            cx.check()?;
-            let mut found = Candidates::new(request.rescore);
-            let lists = self.nearest_lists(query, request.probes);
-            let blocks = |list: usize| starts[list] as usize..starts[list + 1] as usize;
-            for (at, &list) in lists.iter().enumerate() {
-                if let Some(&next) = lists.get(at + 1) {
-                    scan.prefetch(blocks(next as usize));
-                }
-                if let Some(&next) = lists.get(at + 2) {
-                    int8::prefetch(self.centroid(next as usize));
-                }
-                let list = list as usize;
-                let target = Target { query: table, base: self.base(query, list), found: &mut found };
-                scan.run(blocks(list), &mut [target], request.accept);
-            }
-            all.push(found);
-        }
-        Ok(all)
-    }
-
-    /// The lists to scan, the nearest first, by the int8 codes of their centroids.
-    fn nearest_lists(&self, query: &[f32], probes: usize) -> Vec<u32> {
-        let (codes, half) = (self.container.part(Part::NearCodes), self.container.part(Part::NearHalf));
-        let mut nearest = Candidates::new(probes.clamp(1, self.lists()));
-        if let Some(lists) = int8::Blocks::new(self.spec.dim, codes, half) {
-            let (all, is_list) = (0..self.lists().div_ceil(ROWS), |list| list < self.lists());
-            // Rows of length 1 are nearest by the dot product where they are by distance, but centroids are not: the
-            // more the rows of a list differ the shorter it is. Of 400,000 x 50 (glove) a fifth to a quarter fewer
-            // rows are scanned at any recall when lists are taken by distance.
-            let metric = if self.spec.metric == Metric::Dot { Metric::Dot } else { Metric::L2 };
-            let mut coded = int8::Queries::new(int8::stride(self.spec.dim));
-            self.quantizer.push_query(metric, query, &mut coded);
-            let distance = metric == Metric::L2;
-            lists.scan(self.byte_kernel, all, coded.get(0), distance, is_list, &mut nearest);
-        }
-        nearest.into_sorted_places()
-    }
-
-    /// The term of an estimate that is of the query and the list.
-    fn base(&self, query: &[f32], list: usize) -> f32 {
-        match self.spec.metric {
-            Metric::L2 => 0.5 * self.kernel.score(Metric::L2, query, self.centroid(list), 1.0),
-            _ => self.kernel.score(Metric::Dot, query, self.centroid(list), 1.0),
-        }
-    }
-
-    fn centroid(&self, list: usize) -> &[f32] {
-        &self.container.part(Part::Centroids)[list * self.spec.dim..][..self.spec.dim]
-    }
-
-    /// How many of the nearest lists hold [`FOUND`] of the nearest rows of `queries`, which are rows.
-    pub(crate) fn needed_probes(
-        &self,
-        cx: &dyn CallContext,
-        threads: usize,
-        queries: &[Vec<f32>],
-    ) -> Result<usize> {
-        // The nearest is the row itself.
-        let k = 11.min(self.rows());
-        let rescore = (32 * k).min(self.places());
-        let request = Request {
-            queries,
-            k,
-            rescore,
-            probes: self.lists(),
-            breadth: 0,
-            passing: self.rows(),
-            accept: None,
-            threads,
-        };
-        let found = self.search(cx, &request)?;
-        let starts: &[u32] = self.container.part(Part::Starts);
-        let mut ranks = Vec::new();
-        for (query, hits) in queries.iter().zip(found) {
-            let mut rank = vec![self.lists(); self.lists()];
-            for (at, list) in self.nearest_lists(query, self.lists()).into_iter().enumerate() {
-                rank[list as usize] = at;
-            }
-            let places = hits.iter().skip(1).filter_map(|hit| self.find(hit.id));
-            ranks.extend(places.map(|place| rank[list_of(starts, place / ROWS)] + 1));
-        }
-        ranks.sort_unstable();
-        let needed = ranks.get((ranks.len() as f64 * FOUND) as usize).or(ranks.last());
-        Ok(needed.copied().unwrap_or(1).clamp(1, self.lists()))
-    }
-
     /// Scores what a scan found by the codes of the rows, and the best of that by the originals.
     fn rescore(&self, request: &Request<'_>, query: &[f32], found: Candidates) -> Vec<Hit> {
-        let mut best = Candidates::new(doubtful(request.k));
-        let places = found.into_places();
+        let mut places = self.places_of(found);
+        let twice = if self.lists() > 0 { 2 } else { 1 };
+        let mut best = Candidates::new(twice * doubtful(request.k));
         match self.codes() {
             Some(codes) if places.len() > request.k + SURE => {
                 self.offer(codes, &self.query(query), &places, &mut best);
-                self.by_originals(request, query, &by_distance(best))
+                self.by_originals(request, query, by_distance(best))
             }
             _ => {
+                places.sort_unstable();
+                places.dedup();
                 let mut hits = Vec::with_capacity(places.len());
                 self.score_originals(query, places.into_iter(), &mut hits);
                 best_of(hits, request.k)
@@ -353,30 +252,50 @@ impl Sealed {
         }
     }
 
+    /// The places of what a scan found; with lists some of them twice.
+    fn places_of(&self, found: Candidates) -> Vec<u32> {
+        if self.lists() == 0 {
+            return found.into_places();
+        }
+        let mut places = found.into_about_places();
+        let slots: &[u32] = self.container.part(Part::Slots);
+        places.iter_mut().for_each(|place| *place = slots[*place as usize]);
+        // What a damaged file says is left out.
+        places.retain(|&place| (place as usize) < self.places());
+        places
+    }
+
     /// Offers each of `places` by its code.
     fn offer(&self, codes: Codes<'_>, query: &Query, places: &[u32], best: &mut Candidates) {
-        let mut scores = vec![0.0; places.len()];
-        ByCodes::new(self.byte_kernel, codes, query, self.spec.metric).score(places, &mut scores);
-        places.iter().zip(scores).for_each(|(&place, score)| best.push(-score, place as usize));
+        let mut distances = vec![0.0; places.len()];
+        ByCodes::new(self.byte_kernel, codes, query, self.spec.metric).score(places, &mut distances);
+        best.offer(distances.iter().map(|distance| -distance), places);
     }
 
     /// The best, by the originals, of some rows that are sorted by their codes, the nearest first. Codes
     /// leave some in doubt where many rows are about as near: then more are compared, for as long as what codes were
     /// off by so far could bring a row among the best.
-    fn by_originals(&self, request: &Request<'_>, query: &[f32], found: &[Candidate]) -> Vec<Hit> {
-        let row = |candidate: &Candidate| candidate.row;
-        let (sure, mut rest) = found.split_at(found.len().min(request.k + SURE));
-        let mut hits = Vec::with_capacity(found.len());
-        self.score_originals(query, sure.iter().map(row), &mut hits);
-        while let Some(next) = rest.first()
-            && self.may_be_among_best(request.k, &found[..hits.len()], &hits, next.distance)
-        {
+    fn by_originals(
+        &self,
+        request: &Request<'_>,
+        query: &[f32],
+        found: impl Iterator<Item = Candidate>,
+    ) -> Vec<Hit> {
+        let mut found = found.peekable();
+        let (mut taken, mut hits) = (Vec::new(), Vec::new());
+        let mut count = request.k + SURE;
+        loop {
+            let begin = taken.len();
+            taken.extend(found.by_ref().take(count));
+            let rows = taken[begin..].iter().map(|candidate: &Candidate| candidate.row);
+            self.score_originals(query, rows, &mut hits);
+            match found.peek() {
+                Some(next) if self.may_be_among_best(request.k, &taken, &hits, next.distance) => {}
+                _ => return best_of(hits, request.k),
+            }
             // A look costs about as much as some rows do.
-            let (further, after) = rest.split_at(rest.len().min(hits.len() / 3));
-            self.score_originals(query, further.iter().map(row), &mut hits);
-            rest = after;
+            count = hits.len() / 3;
         }
-        best_of(hits, request.k)
     }
 
     /// Whether a row at this distance by its code may be among the `k` best of `hits`, which are the rows of `found`:
@@ -456,7 +375,7 @@ impl Sealed {
                 };
                 // Of a graph that hangs together badly a walk may see less than is asked for.
                 hits.push(match found.filter(|found| found.len() >= request.k) {
-                    Some(found) => self.by_originals(request, query, found),
+                    Some(found) => self.by_originals(request, query, found.iter().copied()),
                     None => {
                         let accept =
                             |place: &u32| request.accept.is_none_or(|accept| accept(*place as usize));
@@ -479,8 +398,8 @@ impl Sealed {
 }
 
 /// What was found by codes, as candidates.
-fn by_distance(found: Candidates) -> Vec<Candidate> {
-    found.into_sorted().map(|(score, row)| Candidate { distance: -score, row }).collect()
+fn by_distance(found: Candidates) -> impl Iterator<Item = Candidate> {
+    found.into_sorted().map(|(score, row)| Candidate { distance: -score, row })
 }
 
 /// The `k` best of some hits, best first.

@@ -1,8 +1,5 @@
 use super::*;
-use crate::{
-    candidates::Candidates,
-    int8::{Blocks, Panels, Queries, block_bytes, interleave, stride},
-};
+use crate::int8::{Blocks, Panels, Queries, block_bytes, interleave, stride};
 use proptest::prelude::*;
 
 /// `n` bytes, half of them extreme ones.
@@ -65,9 +62,10 @@ proptest! {
         }
     }
 
-    /// A scan of blocks finds what comparing each row does.
+    /// Rows side by side have the same products as one by one, and those that are near are found.
     #[test]
-    fn all_kernels_scan_alike(dim in 1usize..150, blocks in 1usize..40, distance: bool, limit in 1usize..30, seed: u64) {
+    fn all_kernels_compare_blocks_alike(dim in 1usize..150, pairs in 1usize..20, limit: i16, seed: u64) {
+        let (blocks, limit) = (2 * pairs, i32::from(limit) * 4);
         let (width, n) = (stride(dim), blocks * ROWS);
         let mut codes = bytes((n + 1) * width, seed);
         codes.chunks_exact_mut(width).for_each(|code| code[dim..].fill(128));
@@ -77,23 +75,18 @@ proptest! {
         for (codes, block) in codes.chunks_exact(ROWS * width).zip(laid.chunks_exact_mut(block_bytes(dim))) {
             interleave(codes, block);
         }
-        let laid = Blocks::new(dim, &laid, &half[..n]).unwrap();
-        let accept = |place: usize| place % 5 != 2;
+        let laid = Blocks::new(dim, &laid, n).unwrap();
         for kernel in Kernel::available() {
             let mut queries = Queries::new(width);
             rows.push_query(kernel, n, &mut queries);
             let ids: Vec<u32> = (0..n as u32).collect();
-            let mut dots = vec![0; n];
-            kernel.dots(&rows, queries.get(0), &ids, &mut dots);
-            let [mut want, mut got] = [0; 2].map(|_| Candidates::new(limit));
-            for place in (0..n).filter(|&place| accept(place)) {
-                want.push((dots[place] - if distance { half[place] } else { 0 }) as f32, place);
-            }
-            // In two parts, one of which may have nothing.
-            for part in [0..blocks / 3, blocks / 3..blocks] {
-                laid.scan(kernel, part, queries.get(0), distance, accept, &mut got);
-            }
-            prop_assert_eq!(got.into_sorted_places(), want.into_sorted_places(), "{:?}", kernel);
+            let (mut want, mut got, mut near) = (vec![0; n], vec![0; n], Vec::new());
+            kernel.dots(&rows, queries.get(0), &ids, &mut want);
+            laid.dots(kernel, queries.get(0), &mut got);
+            prop_assert_eq!(&got, &want, "{:?}", kernel);
+            kernel.within(&got, &half[..n], n - 3, limit, &mut near);
+            let all = ids[..n - 3].iter().map(|&row| (half[row as usize] - want[row as usize], row));
+            prop_assert_eq!(near, all.filter(|row| row.0 <= limit).collect::<Vec<_>>(), "{:?}", kernel);
         }
     }
 
