@@ -198,9 +198,12 @@ pub(crate) fn build(
     source: &Source<'_>,
 ) -> Result<Sealed> {
     let (spec, rows) = (source.spec, source.len());
-    if rows.next_multiple_of(ROWS) > MAX_PLACES {
+    let too_many = || {
         let message = format!("{rows} vectors are more than one index holds; partition them");
-        return Err(Error::new(ErrorCode::UNSUPPORTED, message));
+        Error::new(ErrorCode::UNSUPPORTED, message)
+    };
+    if rows.next_multiple_of(ROWS) > MAX_PLACES {
+        return Err(too_many());
     }
     let sample = source.sample(int8::SAMPLE);
     let quantizer = Quantizer::fit(spec.dim, &sample);
@@ -212,6 +215,9 @@ pub(crate) fn build(
         count => Some(ivf::lists(cx, threads, count, options.seed, source, &quantizer)?),
     };
     let lists = lists.as_ref();
+    if lists.is_some_and(|lists| lists.slots.len() > MAX_PLACES) {
+        return Err(too_many());
+    }
     let graph = match plan.bits {
         0 => graph_of(cx, threads, options.seed, source, &quantizer)?,
         _ => Vec::new(),

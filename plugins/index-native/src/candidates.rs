@@ -63,6 +63,7 @@ impl Candidates {
     }
 
     /// Where scores and places of up to [`STRIP`] rows may be written, of which [`Candidates::grow`] is told.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn room(&mut self) -> (*mut f32, *mut u32) {
         self.scores.reserve(STRIP);
@@ -77,6 +78,7 @@ impl Candidates {
     ///
     /// # Safety
     /// So many, [`STRIP`] at most, were written where [`Candidates::room`] said.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) unsafe fn grow(&mut self, written: usize) {
         let held = self.scores.len();
@@ -124,7 +126,7 @@ impl Candidates {
     /// As [`Candidates::shrink`]; `keep` moves the rows with at least a score to the begin and says how many these are.
     #[inline(always)]
     fn shrink_with(&mut self, keep: impl FnOnce(&mut [f32], &mut [u32], f32) -> usize) {
-        let few = self.limit + self.limit / 8;
+        let few = few(self.limit);
         let (mut low, mut high) = extremes(&self.scores);
         let mut left = self.scores.len();
         for _ in 0..GUESSES {
@@ -172,7 +174,7 @@ impl Candidates {
 
     /// A few more than the best, in no order.
     pub(crate) fn into_about_places(mut self) -> Vec<u32> {
-        if self.scores.len() > self.limit {
+        if self.scores.len() > few(self.limit) {
             self.shrink();
         }
         self.places
@@ -226,23 +228,27 @@ fn keep(scores: &mut [f32], places: &mut [u32], least: f32) -> usize {
 unsafe fn keep_by_avx512(scores: &mut [f32], places: &mut [u32], least: f32) -> usize {
     use std::arch::x86_64::*;
     assert!(scores.len() == places.len());
-    let mut kept = 0;
-    for at in (0..scores.len()).step_by(16) {
-        let rows = u16::MAX >> (16 - (scores.len() - at).min(16));
+    let (len, mut kept) = (scores.len(), 0);
+    let (scores, places) = (scores.as_mut_ptr(), places.as_mut_ptr());
+    for at in (0..len).step_by(16) {
+        let rows = u16::MAX >> (16 - (len - at).min(16));
         // SAFETY: only rows that are there are read, and no more are written than were read so far.
         unsafe {
-            let (from, to) = (scores.as_ptr().add(at), scores.as_mut_ptr().add(kept));
-            let read = _mm512_maskz_loadu_ps(rows, from);
+            let read = _mm512_maskz_loadu_ps(rows, scores.add(at));
             let mask = _mm512_mask_cmp_ps_mask::<_CMP_GE_OQ>(rows, read, _mm512_set1_ps(least));
             let left = ((1u32 << mask.count_ones()) - 1) as u16;
-            _mm512_mask_storeu_ps(to, left, _mm512_maskz_compress_ps(mask, read));
-            let (from, to) = (places.as_ptr().add(at), places.as_mut_ptr().add(kept));
-            let read = _mm512_maskz_loadu_epi32(rows, from.cast());
-            _mm512_mask_storeu_epi32(to.cast(), left, _mm512_maskz_compress_epi32(mask, read));
+            _mm512_mask_storeu_ps(scores.add(kept), left, _mm512_maskz_compress_ps(mask, read));
+            let read = _mm512_maskz_loadu_epi32(rows, places.add(at).cast());
+            _mm512_mask_storeu_epi32(places.add(kept).cast(), left, _mm512_maskz_compress_epi32(mask, read));
             kept += mask.count_ones() as usize;
         }
     }
     kept
+}
+
+/// How many may be left when the worst are thrown out.
+fn few(limit: usize) -> usize {
+    limit + limit / 8
 }
 
 /// How many are taken in before the worst are thrown out.

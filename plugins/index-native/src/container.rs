@@ -8,7 +8,7 @@
 //! | scales | `places` f32: what makes a row's length 1; only under cosine |
 //! | center | `dim` f32: the mean of the rows |
 //! | centroids | `[lists, dim]` f32 row-major |
-//! | near half, near codes | the centroids as [`int8::Blocks`] |
+//! | near half, near codes | the centroids as codes of eight bits, [`int8::Blocks`] with what half of their squared lengths is, filled up to [`int8::COLUMNS`] |
 //! | starts | `lists + 1` u32: the first block of each list; only with lists |
 //! | reach | `lists` f32: how far the lists are that a search of so many scans, see [`Sealed`](crate::sealed::Sealed) |
 //! | slots | `slots` u32: the place of the row at each slot of the blocks, `u32::MAX` where there is none; only with lists |
@@ -20,8 +20,8 @@
 //! | graph | `graph_bytes` of u32, see [`graph`](crate::graph); only with the layout `graph` |
 //!
 //! Places come in blocks of [`ROWS`]. Each part begins at a multiple of 64 bytes, so that a map of the
-//! file is used as it is; where it begins and ends follows from the header. What is in `ids`, `order`, `starts`
-//! and `graph` is checked where it is used.
+//! file is used as it is; where it begins and ends follows from the header. What is in `ids`, `order`, `starts`,
+//! `slots` and `graph` is checked where it is used.
 
 use crate::{
     int4, int8,

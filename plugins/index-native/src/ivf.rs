@@ -7,7 +7,7 @@ use crate::{
     int8::{Codes, Kernel, Panels, Quantizer, Queries, stride},
     parallel,
     rabitq::ROWS,
-    rotation::Random,
+    rotation::{LANES, Random},
 };
 use magray_plugin_api::{CallContext, Result};
 
@@ -38,7 +38,7 @@ pub(crate) struct Lists {
     /// The place of the row at each slot of the blocks; `u32::MAX` where there is none. A list begins with a block of its
     /// own.
     pub(crate) slots: Vec<u32>,
-    /// The lists of each row; twice the same where there is one list only.
+    /// The lists of each row; twice the same where it has one only.
     pub(crate) of_rows: Vec<[u32; 2]>,
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn lists(
     }
     let all = Rows { source, step: 1.0, count: rows };
     // Where slots would have numbers of more than 32 bits each row has one list.
-    let once = count == 1 || 2 * rows + count * ROWS > MAX_PLACES;
+    let once = 2 * rows + count * ROWS > MAX_PLACES;
     let lists_of = |row: &[f32], near: &[u32; NEAR]| {
         [near[0], if once { near[0] } else { second(row, &centroids, near) }]
     };
@@ -132,13 +132,21 @@ fn first(sample: &Rows<'_>, quantizer: &Quantizer, count: usize, seed: u64) -> V
 fn second(row: &[f32], centroids: &[f32], near: &[u32; NEAR]) -> u32 {
     let centroid = |list: u32| &centroids[list as usize * row.len()..][..row.len()];
     let first = centroid(near[0]);
-    let square = row.iter().zip(first).map(|(v, c)| (v - c) * (v - c)).sum::<f32>();
-    let loss = |list: u32| {
-        let (mut distance, mut along) = (0.0, 0.0);
-        for ((v, first), other) in row.iter().zip(first).zip(centroid(list)) {
-            distance += (v - other) * (v - other);
-            along += (v - first) * (v - other);
+    // Of each list the squared error there, and its product with that of the first.
+    let errors = |list: u32| {
+        let (mut squares, mut products) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let chunks = row.chunks(LANES).zip(first.chunks(LANES)).zip(centroid(list).chunks(LANES));
+        for ((row, first), other) in chunks {
+            for (lane, ((v, first), other)) in row.iter().zip(first).zip(other).enumerate() {
+                squares[lane] += (v - other) * (v - other);
+                products[lane] += (v - first) * (v - other);
+            }
         }
+        (squares.iter().sum::<f32>(), products.iter().sum::<f32>())
+    };
+    let (square, _) = errors(near[0]);
+    let loss = |list: u32| {
+        let (distance, along) = errors(list);
         if square > 0.0 { distance + along * along / square } else { distance }
     };
     let others = near[1..].iter().filter(|&&list| list != u32::MAX).map(|&list| (loss(list), list));
@@ -221,7 +229,6 @@ fn lay_out(centroids: Vec<f32>, count: usize, of_rows: Vec<[u32; 2]>) -> Lists {
         std::iter::once(first).chain((second != first).then_some(second))
     };
     let mut next = begins(count, (0..of_rows.len()).flat_map(of_row), ROWS);
-    // The caller has seen that slots have numbers of 32 bits.
     let starts: Vec<u32> = next.iter().map(|&slot| (slot / ROWS) as u32).collect();
     let mut slots = vec![u32::MAX; next[count]];
     for (place, &row) in (0..).zip(&places[..of_rows.len()]) {

@@ -29,7 +29,7 @@ pub struct Options {
     /// How many of the rows with the best codes are scored more exactly; 0 to choose by the width, 10
     /// to 100000. A search can override it.
     pub rescore: usize,
-    /// Lists of the layout `ivf`; 0 to choose by the number of rows, up to 1000000. Counts when the index
+    /// Lists of the layout `ivf`; 0 to choose by the number of rows and their width, up to 1000000. Counts when the index
     /// is built.
     pub lists: usize,
     /// How many lists a search scans on average, or under the dot product always; 0 for as many as hold 99% of the nearest

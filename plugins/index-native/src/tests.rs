@@ -117,6 +117,32 @@ fn finds_the_nearest_by_its_codes() {
     }
 }
 
+/// However few are rescored, and though a list may have most of its rows from others.
+#[test]
+fn finds_as_many_as_are_wanted() {
+    let ids: Vec<u64> = (0..2000).collect();
+    let third: Vec<u64> = ids.iter().copied().filter(|id| id % 3 == 0).collect();
+    let (stored, queries) = (points(8, 2000, 24), points(9, 20, 24));
+    for metric in METRICS {
+        for options in layouts() {
+            let index = native(options, IndexSpec { dim: 24, metric });
+            index.upsert(&Cx::free(), &ids, &stored).unwrap();
+            index.warm_up(&Cx::free()).unwrap();
+            for filter in [None, Some(IdFilter::sorted(&third))] {
+                let mut params = SearchParams::with_ef(100);
+                params.rescore = 1;
+                let mut hits = vec![Hit::NONE; 20 * 50];
+                index.search(&Cx::free(), &queries, 50, params, filter, &mut hits).unwrap();
+                for hits in hits.chunks_exact(50) {
+                    let found: std::collections::BTreeSet<u64> = hits.iter().map(|hit| hit.id).collect();
+                    assert_eq!(found.len(), 50, "{metric:?} {options:?}");
+                    assert!(!hits.iter().any(Hit::is_none), "{metric:?} {options:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn builds_are_deterministic_and_follow_the_seed() {
     let spec = IndexSpec { dim: 40, metric: Metric::Cosine };

@@ -88,7 +88,7 @@ impl Scan<'_> {
             sift.run(runs, targets);
             return;
         }
-        let chunk = (CHUNK_BYTES / (self.words * size_of::<Word>())).next_multiple_of(STRIP);
+        let chunk = (CHUNK_BYTES / (self.words * size_of::<Word>())).max(1).next_multiple_of(STRIP);
         for Run { blocks, base } in runs {
             for begin in blocks.clone().step_by(chunk) {
                 let chunk = Run { blocks: begin..blocks.end.min(begin + chunk), base: *base };

@@ -40,7 +40,7 @@ const CHUNK_CODES: usize = 256 << 10;
 /// Rows beyond those that are wanted which are scored by the originals in any case.
 const SURE: usize = 4;
 
-/// The most rows that are scored by the originals after a scan.
+/// The most rows that are scored by the originals after a scan; twice as many of what lists found, where most are twice.
 pub(crate) fn doubtful(k: usize) -> usize {
     8 * k + 32
 }
@@ -261,7 +261,7 @@ impl Sealed {
         let slots: &[u32] = self.container.part(Part::Slots);
         places.iter_mut().for_each(|place| *place = slots[*place as usize]);
         // What a damaged file says is left out.
-        places.retain(|&place| (place as usize) < self.places());
+        places.retain(|&place| (place as usize) < self.rows());
         places
     }
 
