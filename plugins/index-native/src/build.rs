@@ -255,6 +255,9 @@ pub(crate) fn build(
             &mut codes[..lists.count() * stride],
             &mut half[..lists.count()],
         );
+        if spec.metric == Metric::Dot {
+            half.fill(0);
+        }
         let blocks = numbers::<u8>(&mut parts, Part::NearCodes).chunks_exact_mut(int8::block_bytes(spec.dim));
         blocks
             .zip(codes.chunks_exact(ROWS * stride))

@@ -8,7 +8,7 @@
 //! | scales | `places` f32: what makes a row's length 1; only under cosine |
 //! | center | `dim` f32: the mean of the rows |
 //! | centroids | `[lists, dim]` f32 row-major |
-//! | near half, near codes | the centroids as codes of eight bits, [`int8::Blocks`] with what half of their squared lengths is, filled up to [`int8::COLUMNS`] |
+//! | near half, near codes | half of the squared lengths of the centroids, 0 for the dot product, and their codes of eight bits side by side ([`int8::interleave`]), filled up to [`int8::COLUMNS`] |
 //! | starts | `lists + 1` u32: the first block of each list; only with lists |
 //! | reach | `lists` f32: how far the lists are that a search of so many scans, see [`Sealed`](crate::sealed::Sealed) |
 //! | slots | `slots` u32: the place of the row at each slot of the blocks, `u32::MAX` where there is none; only with lists |

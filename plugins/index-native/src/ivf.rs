@@ -55,7 +55,7 @@ impl Lists {
 }
 
 /// The list that a block belongs to: behind empty ones, which begin where the next one does.
-pub(crate) fn list_of(starts: &[u32], block: usize) -> usize {
+fn list_of(starts: &[u32], block: usize) -> usize {
     starts.partition_point(|&start| start as usize <= block).saturating_sub(1)
 }
 

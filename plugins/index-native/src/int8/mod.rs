@@ -17,7 +17,7 @@ mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use blocks::{Blocks, block_bytes, interleave};
+pub(crate) use blocks::{block_bytes, interleave};
 pub(crate) use kernel::{COLUMNS, Kernel, prefetch};
 pub(crate) use panels::Panels;
 pub(crate) use plain::round;

@@ -48,7 +48,7 @@ pub(super) fn multiply(panel: &[u8], values: &[i8], offsets: &[i32], out: &mut [
     }
 }
 
-pub(super) fn strip(blocks: &[u8], query: Query<'_>, dots: &mut [i32]) {
+pub(super) fn block_dots(blocks: &[u8], query: Query<'_>, dots: &mut [i32]) {
     let bytes = blocks.len() / (dots.len() / ROWS).max(1);
     for (block, dots) in blocks.chunks_exact(bytes.max(1)).zip(dots.chunks_exact_mut(ROWS)) {
         dots.fill(0);
@@ -94,45 +94,11 @@ pub(super) fn encode(row: &[f32], center: &[f32], scale: f32, code: &mut [u8]) -
     square
 }
 
+/// Calls `each` with `half - dot` and the column, of those of the first `count` columns where that is at most `limit`.
 #[inline(always)]
-pub(super) fn within(dots: &[i32], half: &[i32], count: usize, limit: i32, near: &mut Vec<(i32, u32)>) {
+fn each_within(dots: &[i32], half: &[i32], count: usize, limit: i32, mut each: impl FnMut(i32, usize)) {
     let blocks = dots.as_chunks::<32>().0.iter().zip(half.as_chunks::<32>().0);
     for (block, (dots, half)) in blocks.enumerate() {
-        let mut distances = [0; 32];
-        let mut mask = 0u32;
-        for at in 0..32 {
-            distances[at] = half[at].wrapping_sub(dots[at]);
-            mask |= u32::from(distances[at] <= limit) << at;
-        }
-        while mask != 0 {
-            let at = mask.trailing_zeros() as usize;
-            mask &= mask - 1;
-            if 32 * block + at < count {
-                near.push((distances[at], (32 * block + at) as u32));
-            }
-        }
-    }
-}
-
-#[inline(always)]
-pub(super) fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nearest: &mut [(i32, u32)]) {
-    nearest.fill((i32::MAX, u32::MAX));
-    let Some(last) = nearest.len().checked_sub(1) else { return };
-    let blocks = || dots.as_chunks::<32>().0.iter().zip(half.as_chunks::<32>().0);
-    // Of 32 groups of columns, the least distance of each: so many columns are at most as far as the greatest of so
-    // many of these, and hardly any others have to be looked at one by one.
-    let mut least = [i32::MAX; 32];
-    for (dots, half) in blocks().take(count / 32) {
-        for at in 0..32 {
-            least[at] = least[at].min(half[at].wrapping_sub(dots[at]));
-        }
-    }
-    // The one that is skipped is among them.
-    let limit = match least.get_mut(last + usize::from(skip < count)..) {
-        Some([]) | None => i32::MAX,
-        Some(_) => *least.select_nth_unstable(last + usize::from(skip < count)).1,
-    };
-    for (block, (dots, half)) in blocks().enumerate() {
         let mut distances = [0; 32];
         let mut near = 0u32;
         for at in 0..32 {
@@ -142,15 +108,44 @@ pub(super) fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nea
         while near != 0 {
             let at = near.trailing_zeros() as usize;
             near &= near - 1;
-            let (distance, column) = (distances[at], 32 * block + at);
-            if distance < nearest[last].0 && column < count && column != skip {
-                let mut place = last;
-                while place > 0 && nearest[place - 1].0 > distance {
-                    nearest[place] = nearest[place - 1];
-                    place -= 1;
-                }
-                nearest[place] = (distance, column as u32);
+            if 32 * block + at < count {
+                each(distances[at], 32 * block + at);
             }
         }
     }
+}
+
+#[inline(always)]
+pub(super) fn within(dots: &[i32], half: &[i32], count: usize, limit: i32, near: &mut Vec<(i32, u32)>) {
+    each_within(dots, half, count, limit, |distance, column| near.push((distance, column as u32)));
+}
+
+#[inline(always)]
+pub(super) fn nearest(dots: &[i32], half: &[i32], count: usize, skip: usize, nearest: &mut [(i32, u32)]) {
+    nearest.fill((i32::MAX, u32::MAX));
+    let Some(last) = nearest.len().checked_sub(1) else { return };
+    let blocks = dots.as_chunks::<32>().0.iter().zip(half.as_chunks::<32>().0);
+    // Of 32 groups of columns, the least distance of each: so many columns are at most as far as the greatest of so
+    // many of these, and hardly any others have to be looked at one by one.
+    let mut least = [i32::MAX; 32];
+    for (dots, half) in blocks.take(count / 32) {
+        for at in 0..32 {
+            least[at] = least[at].min(half[at].wrapping_sub(dots[at]));
+        }
+    }
+    // The one that is skipped is among them.
+    let limit = match least.get_mut(last + usize::from(skip < count)..) {
+        Some([]) | None => i32::MAX,
+        Some(_) => *least.select_nth_unstable(last + usize::from(skip < count)).1,
+    };
+    each_within(dots, half, count, limit, |distance, column| {
+        if distance < nearest[last].0 && column != skip {
+            let mut place = last;
+            while place > 0 && nearest[place - 1].0 > distance {
+                nearest[place] = nearest[place - 1];
+                place -= 1;
+            }
+            nearest[place] = (distance, column as u32);
+        }
+    });
 }

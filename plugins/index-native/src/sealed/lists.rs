@@ -9,7 +9,6 @@ use crate::{
     rabitq::{self, Accept, Run, Target},
 };
 use magray_plugin_api::{CallContext, Metric, Result};
-use std::borrow::Cow;
 
 /// The share of the nearest rows that the lists which a search scans by default must hold.
 const FOUND: f64 = 0.99;
@@ -67,22 +66,17 @@ impl Sealed {
     /// query do, a ninth fewer at .99 and a third at .998.
     fn nearest_lists(&self, query: &[f32], probes: usize) -> Vec<u32> {
         let near = self.near(query);
-        let (probes, count, kernel) = (probes.max(1), self.lists(), self.byte_kernel);
-        let (mut most, mut limit) = (probes, i32::MAX);
+        let count = self.lists();
+        let probes = probes.clamp(1, count);
+        let (mut least, mut most, mut limit) = (probes, probes, i32::MAX);
         if probes < count && self.spec.metric != Metric::Dot {
             let reach: &[f32] = self.container.part(Part::Reach);
-            let (nearest, compared) = near.compared(kernel, count);
-            most = probes * SPREAD;
-            let reach = (compared.saturating_sub(near.offset) as f32 * reach[probes - 1]) as i32;
-            limit = near.offset.saturating_add(reach);
-            limit = limit.max(nearest);
+            (least, most) = (probes.div_ceil(FEWEST), probes * SPREAD);
+            limit = near.offset.saturating_add((near.compared() as f32 * reach[probes - 1]) as i32);
         }
-        let mut found = Vec::with_capacity(most.min(count));
-        kernel.within(&near.dots, &near.half, count, limit, &mut found);
-        let least = probes.div_ceil(FEWEST).min(count);
+        let mut found = near.within(limit);
         if found.len() < least {
-            found.clear();
-            kernel.within(&near.dots, &near.half, count, i32::MAX, &mut found);
+            found = near.within(i32::MAX);
             most = least;
         }
         if found.len() > most {
@@ -95,21 +89,17 @@ impl Sealed {
 
     /// Compares the query with the centroids by their int8 codes.
     fn near(&self, query: &[f32]) -> Near<'_> {
-        let (codes, half): (&[u8], &[i32]) =
-            (self.container.part(Part::NearCodes), self.container.part(Part::NearHalf));
+        let half = self.container.part(Part::NearHalf);
         // Rows of length 1 are nearest by the dot product where they are by distance, but centroids are not: the
         // more the rows of a list differ the shorter it is. Of 400,000 x 50 (glove) a fifth to a quarter fewer
         // rows are scanned at any recall when lists are taken by distance.
-        let by_distance = self.spec.metric != Metric::Dot;
-        let metric = if by_distance { Metric::L2 } else { Metric::Dot };
+        let metric = if self.spec.metric == Metric::Dot { Metric::Dot } else { Metric::L2 };
         let mut coded = int8::Queries::new(int8::stride(self.spec.dim));
         self.quantizer.push_query(metric, query, &mut coded);
+        let (query, kernel) = (coded.get(0), self.byte_kernel);
         let mut dots = vec![0; half.len()];
-        if let Some(lists) = int8::Blocks::new(self.spec.dim, codes, dots.len()) {
-            lists.dots(self.byte_kernel, coded.get(0), &mut dots);
-        }
-        let half = if by_distance { Cow::Borrowed(half) } else { Cow::Owned(vec![0; half.len()]) };
-        Near { dots, half, offset: -coded.get(0).half() }
+        kernel.block_dots(self.container.part(Part::NearCodes), query, &mut dots);
+        Near { kernel, count: self.lists(), dots, half, offset: -query.half() }
     }
 
     /// The term of an estimate that is of the query and the list.
@@ -170,10 +160,9 @@ impl Sealed {
     /// by the dot product.
     fn far(&self, query: &[f32]) -> Vec<f32> {
         let near = self.near(query);
-        let distances = near.half.iter().zip(&near.dots).map(|(half, dot)| half - dot).take(self.lists());
+        let distances = near.half.iter().zip(&near.dots).map(|(half, dot)| half - dot).take(near.count);
         if self.spec.metric != Metric::Dot {
-            let (_, compared) = near.compared(self.byte_kernel, self.lists());
-            let compared = (compared - near.offset) as f32;
+            let compared = near.compared() as f32;
             return distances.map(|distance| (distance - near.offset) as f32 / compared).collect();
         }
         let mut order: Vec<(i32, usize)> = distances.zip(0..).collect();
@@ -186,20 +175,28 @@ impl Sealed {
 
 /// How far the lists are from a query.
 struct Near<'a> {
+    kernel: int8::Kernel,
+    count: usize,
     /// Of each list the product with the query.
     dots: Vec<i32>,
     /// Of each list half of the squared length, or 0 under the dot product.
-    half: Cow<'a, [i32]>,
+    half: &'a [i32],
     /// `half - dot` of a list at the query.
     offset: i32,
 }
 
 impl Near<'_> {
-    /// `half - dot` of the nearest of the lists and of the one that others are compared with, which is above `offset`.
-    fn compared(&self, kernel: int8::Kernel, count: usize) -> (i32, i32) {
+    /// Half of the squared distance of the list that others are compared with; at least 1.
+    fn compared(&self) -> i32 {
         let mut nearest = [(0, 0); COMPARED];
-        kernel.nearest(&self.dots, &self.half, count, usize::MAX, &mut nearest);
-        let compared = nearest[count.clamp(1, COMPARED) - 1].0;
-        (nearest[0].0, compared.max(self.offset + 1))
+        self.kernel.nearest(&self.dots, self.half, self.count, usize::MAX, &mut nearest);
+        nearest[self.count.clamp(1, COMPARED) - 1].0.saturating_sub(self.offset).max(1)
+    }
+
+    /// The lists whose `half - dot` is at most `limit`, and that.
+    fn within(&self, limit: i32) -> Vec<(i32, u32)> {
+        let mut found = Vec::new();
+        self.kernel.within(&self.dots, self.half, self.count, limit, &mut found);
+        found
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::int8::{Blocks, Panels, Queries, block_bytes, interleave, stride};
+use crate::int8::{Panels, Queries, block_bytes, interleave, stride};
 use proptest::prelude::*;
 
 /// `n` bytes, half of them extreme ones.
@@ -75,14 +75,13 @@ proptest! {
         for (codes, block) in codes.chunks_exact(ROWS * width).zip(laid.chunks_exact_mut(block_bytes(dim))) {
             interleave(codes, block);
         }
-        let laid = Blocks::new(dim, &laid, n).unwrap();
         for kernel in Kernel::available() {
             let mut queries = Queries::new(width);
             rows.push_query(kernel, n, &mut queries);
             let ids: Vec<u32> = (0..n as u32).collect();
             let (mut want, mut got, mut near) = (vec![0; n], vec![0; n], Vec::new());
             kernel.dots(&rows, queries.get(0), &ids, &mut want);
-            laid.dots(kernel, queries.get(0), &mut got);
+            kernel.block_dots(&laid, queries.get(0), &mut got);
             prop_assert_eq!(&got, &want, "{:?}", kernel);
             kernel.within(&got, &half[..n], n - 3, limit, &mut near);
             let all = ids[..n - 3].iter().map(|&row| (half[row as usize] - want[row as usize], row));
