@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const AUTO_FLAT: usize = 300_000;
 /// From there on it walks a graph, but for vectors narrower than this. Measured: of 400,000 x 50 (glove) a graph does .41
 /// times as many queries as lists at a recall of .95 and fewer from there on, for three times the work of building it. Of
-/// wide ones, sets differ: of fashion-mnist's 60,000 x 784 it does 1.2 to 1.6 times as many, of 1,000,000 x 768 in clusters
-/// 1.2 and of MiniLM's 100,000 x 384 .8; but of ten times as many vectors lists must scan three times as many.
+/// wide ones, sets differ: of fashion-mnist's 60,000 x 784 it does 1.1 to 1.4 times as many, of 1,000,000 x 768 in clusters
+/// 1.2 and of MiniLM's 100,000 x 384 .55 to .75; but of ten times as many vectors lists must scan three times as many.
 const AUTO_GRAPH_DIM: usize = 128;
 
 /// Vectors narrower than this are scanned by codes of two bits a dimension, for one says little.
