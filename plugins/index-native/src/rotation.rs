@@ -45,18 +45,15 @@ impl Rotation {
         let span = 1 << self.width.ilog2();
         for (round, signs) in self.signs.chunks_exact(self.width).enumerate() {
             for (lane, &sign) in tile.iter_mut().zip(signs) {
-                lane.iter_mut().for_each(|v| *v *= sign);
+                scale(lane, sign);
             }
             if round % 2 == 0 {
                 hadamard(&mut tile[..span]);
-            } else {
-                hadamard(&mut tile[self.width - span..]);
-                if span < self.width {
-                    let (low, high) = tile.split_at_mut(self.width / 2);
-                    low.iter_mut()
-                        .zip(high)
-                        .for_each(|(a, b)| butterfly(a, b, std::f32::consts::FRAC_1_SQRT_2));
-                }
+                continue;
+            }
+            hadamard(&mut tile[self.width - span..]);
+            if span < self.width {
+                steps::<2, L>(tile, self.width / 2, std::f32::consts::FRAC_1_SQRT_2);
             }
         }
     }
@@ -65,23 +62,79 @@ impl Rotation {
 /// The Walsh-Hadamard transform, which keeps lengths; the tile's length is a power of two.
 #[inline(always)]
 fn hadamard<const L: usize>(tile: &mut [[f32; L]]) {
+    /// Lanes that the nearest cache holds, with room to spare.
+    const NEAR: usize = 64;
     let length = tile.len();
+    let factor = 1.0 / (length as f32).sqrt();
     let mut half = 1;
-    while half < length {
-        // The last step brings the result to scale.
-        let scale = if half * 2 == length { 1.0 / (length as f32).sqrt() } else { 1.0 };
-        for pair in tile.chunks_exact_mut(2 * half) {
-            let (low, high) = pair.split_at_mut(half);
-            low.iter_mut().zip(high).for_each(|(a, b)| butterfly(a, b, scale));
+    if length >= NEAR {
+        for part in tile.chunks_exact_mut(NEAR) {
+            steps::<8, L>(part, 1, 1.0);
+            steps::<8, L>(part, 8, if length == NEAR { factor } else { 1.0 });
         }
-        half *= 2;
+        half = NEAR;
+    }
+    while half < length {
+        let left = length / half;
+        match left {
+            2 => steps::<2, L>(tile, half, factor),
+            4 => steps::<4, L>(tile, half, factor),
+            8 => steps::<8, L>(tile, half, factor),
+            _ => steps::<8, L>(tile, half, 1.0),
+        }
+        half *= left.min(8);
+    }
+}
+
+/// `log2(N)` steps of a transform without a look at memory between them, the first of lanes `half` apart, and the result
+/// times `factor`.
+#[inline(always)]
+fn steps<const N: usize, const L: usize>(tile: &mut [[f32; L]], half: usize, factor: f32) {
+    for part in tile.chunks_exact_mut(N * half) {
+        for at in 0..half {
+            let mut lanes = [[0.0; L]; N];
+            for n in 0..N {
+                lanes[n] = part[n * half + at];
+            }
+            let mut apart = 1;
+            while apart < N {
+                for n in 0..N {
+                    if n & apart == 0 {
+                        let (a, b) = (lanes[n], lanes[n + apart]);
+                        lanes[n] = add(a, b);
+                        lanes[n + apart] = sub(a, b);
+                    }
+                }
+                apart *= 2;
+            }
+            for n in 0..N {
+                scale(&mut lanes[n], factor);
+                part[n * half + at] = lanes[n];
+            }
+        }
     }
 }
 
 #[inline(always)]
-fn butterfly<const L: usize>(a: &mut [f32; L], b: &mut [f32; L], scale: f32) {
+fn add<const L: usize>(mut a: [f32; L], b: [f32; L]) -> [f32; L] {
     for (a, b) in a.iter_mut().zip(b) {
-        (*a, *b) = ((*a + *b) * scale, (*a - *b) * scale);
+        *a += b;
+    }
+    a
+}
+
+#[inline(always)]
+fn sub<const L: usize>(mut a: [f32; L], b: [f32; L]) -> [f32; L] {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a -= b;
+    }
+    a
+}
+
+#[inline(always)]
+fn scale<const L: usize>(lane: &mut [f32; L], factor: f32) {
+    for v in lane {
+        *v *= factor;
     }
 }
 
@@ -123,6 +176,28 @@ mod tests {
                 let (turned, kept) = (dot(&tile, 0, b), dot(&before, 0, b));
                 prop_assert!((turned - kept).abs() < 1e-4 * width as f64, "{turned}, not {kept}");
             }
+        }
+    }
+
+    /// Files hold what was turned, so it must stay the same to the last bit.
+    #[test]
+    fn a_transform_is_that_of_plain_steps() {
+        for length in (0..11).map(|log| 1 << log) {
+            let mut random = Random(length as u64);
+            let mut tile: Vec<[f32; 1]> = (0..length).map(|_| [(random.next() >> 40) as f32]).collect();
+            let mut plain = tile.clone();
+            let mut half = 1;
+            while half < length {
+                for low in (0..length).filter(|at| at & half == 0) {
+                    let ([a], [b]) = (plain[low], plain[low + half]);
+                    (plain[low], plain[low + half]) = ([a + b], [a - b]);
+                }
+                half *= 2;
+            }
+            let factor = 1.0 / (length as f32).sqrt();
+            plain.iter_mut().flatten().for_each(|v| *v *= factor);
+            hadamard(&mut tile);
+            assert_eq!(tile, plain, "{length}");
         }
     }
 

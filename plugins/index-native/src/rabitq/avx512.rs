@@ -5,15 +5,12 @@ use super::{
     Factors, Query, ROWS, Word,
     scan::{Run, Sift, Strip, Target},
 };
-use crate::{
-    candidates::{Candidates, STRIP},
-    rotation::{Lane, Rotation},
-};
+use crate::candidates::{Candidates, STRIP};
 use std::arch::x86_64::*;
 
 pub(super) fn detected() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("f16c")
+    super::avx2::detected()
+        && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vbmi")
@@ -27,26 +24,6 @@ pub(super) fn detected() -> bool {
 pub(super) unsafe fn scan(sift: &Sift<'_>, runs: &[Run], targets: &mut [Target<'_>]) {
     // SAFETY: the caller's.
     unsafe { sift.each_strip::<Avx512>(runs, targets) }
-}
-
-/// # Safety
-/// [`detected`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
-pub(super) unsafe fn encode(
-    rotation: &Rotation,
-    tile: &mut [Lane],
-    shift: &[f32],
-    half_square: f32,
-    bits: &mut [Word],
-) -> Factors {
-    super::encode(rotation, tile, shift, half_square, bits)
-}
-
-/// # Safety
-/// [`detected`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")]
-pub(super) unsafe fn rotate<const L: usize>(rotation: &Rotation, tile: &mut [[f32; L]]) {
-    rotation.apply(tile);
 }
 
 pub(super) struct Avx512;

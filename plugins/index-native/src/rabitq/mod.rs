@@ -130,10 +130,7 @@ impl Kernel {
         match self {
             // SAFETY: `detect` has seen the features.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512::encode(rotation, tile, shift, half_square, bits) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::encode(rotation, tile, shift, half_square, bits) },
+            Self::Avx512 | Self::Avx2 => unsafe { avx2::encode(rotation, tile, shift, half_square, bits) },
             _ => encode(rotation, tile, shift, half_square, bits),
         }
     }
@@ -143,16 +140,14 @@ impl Kernel {
         match self {
             // SAFETY: `detect` has seen the features.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512::rotate(rotation, tile) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2::rotate(rotation, tile) },
+            Self::Avx512 | Self::Avx2 => unsafe { avx2::rotate(rotation, tile) },
             _ => rotation.apply(tile),
         }
     }
 }
 
-/// See [`Kernel::encode`]. Every step is for all rows at once, so the compiler makes registers of it.
+/// See [`Kernel::encode`]. Every step is for all rows at once, so the compiler makes registers of it: of AVX2 also where
+/// there are wider ones, for with these it gathers what lies side by side, at twice the time.
 #[inline(always)]
 fn encode(
     rotation: &Rotation,
@@ -179,16 +174,20 @@ fn encode(
         let step = (square / tile.len() as f32).sqrt() * step(depth);
         *inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
     }
+    // The lowest bits of a number that is added to this are its own.
+    const WHOLE: f32 = (1 << 23) as f32;
+    let mask = (1 << depth) - 1;
     let mut sums = [0.0f32; ROWS];
     for (word, lanes) in bits.iter_mut().zip(tile.chunks_exact(32 / depth)) {
-        *word = [0; ROWS];
+        let mut codes = [0; ROWS];
         for (at, lane) in lanes.iter().enumerate() {
             for row in 0..ROWS {
                 let number = (lane[row] * inverse[row] + half).floor().clamp(0.0, 2.0 * half - 1.0);
                 sums[row] += lane[row] * (2.0 * (number - half) + 1.0);
-                word[row] |= (number as u32) << (depth * at);
+                codes[row] |= ((number + WHOLE).to_bits() & mask) << (depth * at);
             }
         }
+        *word = codes;
     }
     let mut scale = [0.0; ROWS];
     for row in 0..ROWS {
