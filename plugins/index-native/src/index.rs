@@ -25,13 +25,15 @@ const CHUNK: usize = 1024;
 /// Fewer staged rows are never sealed by a search.
 const SEAL: usize = 8192;
 
-/// A filter that lets at most one row in so many through is turned into a list of rows, which are compared one by
-/// one. Measured: to find a row and compare it takes some 60 ns at width 384, to scan one 2.5.
-const SPARSE: usize = 32;
+/// To compare each row that passes a filter is quicker than a scan where no more of them pass than one in so many of those
+/// that it would go through. Measured: of all codes of 100,000 x 384 and 60,000 x 784 5, of lists of 400,000 x 50 and
+/// 1,000,000 x 768 3.5.
+const SPARSE: f64 = 5.0;
 
 /// To compare each row that passes a filter is quicker than a walk where no more of them pass than the root of so many
-/// times all rows times those in view: the fewer pass, the more of the others a walk meets. Measured on 200,000 x 768.
-const WALKED: usize = 16;
+/// times all rows times those in view: the fewer pass, the more of the others a walk meets. Measured: of 100,000 x 384 86,
+/// of 60,000 x 784 37, of 1,000,000 x 768 31.
+const WALKED: f64 = 40.0;
 
 /// Rows that a walk of a graph keeps in view. Measured on 100,000 MiniLM vectors: 98 of 100 are found.
 const BREADTH: usize = 128;
@@ -316,7 +318,7 @@ impl VectorIndex for Native {
 
     fn memory_use(&self) -> MemoryUse {
         let rows = self.read();
-        let (owned, mapped) = rows.sealed.as_ref().map_or((0, 0), |sealed| sealed.container().memory());
+        let (owned, mapped) = rows.sealed.as_ref().map_or((0, 0), Sealed::memory);
         let resident = owned + rows.dead.capacity() * 8 + rows.staged.bytes();
         MemoryUse { resident: resident as u64, mapped: mapped as u64, ..MemoryUse::default() }
     }
@@ -416,21 +418,25 @@ impl Native {
             threads: self.host.threads(),
         };
         let is_small = sealed.rows() <= options.exact_below || passing <= request.rescore;
-        let are_few = match sealed.bits() {
-            1.. => passing <= sealed.rows() / SPARSE,
-            0 => {
-                let walked = WALKED.saturating_mul(sealed.rows()).saturating_mul(request.breadth);
-                filter.is_some() && passing.saturating_pow(2) <= walked
-            }
+        let few = match sealed.bits() {
+            1.. => sealed.scanned_rows(probes) / SPARSE,
+            0 => (WALKED * sealed.rows() as f64 * request.breadth as f64).sqrt(),
         };
+        let are_few = filter.is_some() && passing as f64 <= few;
         if !is_small && !are_few {
             return sealed.search(cx, &request);
         }
-        let mut places = match filter {
-            Some(filter) if passing < sealed.rows() => sealed.find_all(filter.iter()),
-            _ => (0..sealed.places() as u32).filter(|&place| ids[place as usize] != u64::MAX).collect(),
+        let places = match filter {
+            Some(filter) if passing < sealed.rows() => {
+                let mut places = sealed.find_all(filter.iter());
+                places.retain(|&place| !rows.is_dead(place as usize));
+                places
+            }
+            _ => {
+                let is_row = |place: usize| ids[place] != u64::MAX && accept(place);
+                (0..sealed.places() as u32).filter(|&place| is_row(place as usize)).collect()
+            }
         };
-        places.retain(|&place| accept(place as usize));
         if is_small { sealed.exact(cx, &request, &places) } else { sealed.among(cx, &request, &places) }
     }
 

@@ -1,4 +1,5 @@
 //! Rows that do not change any more, as codes and originals, in memory or mapped from a file.
+mod ids;
 mod lists;
 mod search;
 
@@ -13,8 +14,12 @@ use crate::{
     rabitq::Kernel,
     rotation::Rotation,
 };
+use ids::IdSet;
 use magray_plugin_api::{Error, ErrorCode, IndexSpec, Result};
-use std::{path::Path, sync::Mutex};
+use std::{
+    path::Path,
+    sync::{Mutex, OnceLock},
+};
 
 /// The index as it was built, in memory or mapped from its file.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub(crate) struct Sealed {
     outline: Option<Outline>,
     /// For the searches of a graph to come.
     scratches: Mutex<Vec<Scratch>>,
+    /// Made when rows that a filter lets through are first looked for.
+    id_set: OnceLock<Option<IdSet>>,
 }
 
 impl Sealed {
@@ -79,6 +86,7 @@ impl Sealed {
             rotation,
             outline,
             scratches: Mutex::default(),
+            id_set: OnceLock::new(),
         })
     }
 
@@ -88,6 +96,13 @@ impl Sealed {
 
     pub(crate) fn container_mut(&mut self) -> &mut Container {
         &mut self.container
+    }
+
+    /// Bytes of its own, and of what is mapped from its file.
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        let (owned, mapped) = self.container.memory();
+        let id_set = self.id_set.get().and_then(Option::as_ref).map_or(0, IdSet::bytes);
+        (owned + id_set, mapped)
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -123,16 +138,22 @@ impl Sealed {
         Some(order[at] as usize)
     }
 
-    /// The places of those of `wanted`, ascending, that are there. A place has a number of 32 bits: a file with
-    /// more is refused.
+    /// The places of those of `wanted` that are there. A place has a number of 32 bits: a file with more is refused.
     pub(crate) fn find_all(&self, wanted: impl Iterator<Item = u64>) -> Vec<u32> {
-        let ids = self.ids();
-        if self.lists() == 0 {
-            return positions(&ids[..self.rows()], |&id| id, wanted).map(|at| at as u32).collect();
-        }
-        let order: &[u32] = self.container.part(Part::Order);
-        let id_of = |&place: &u32| ids.get(place as usize).copied().unwrap_or(u64::MAX);
-        positions(order, id_of, wanted).map(|at| order[at]).collect()
+        let (ids, order): (_, &[u32]) = (self.ids(), self.container.part(Part::Order));
+        let set = self.id_set.get_or_init(|| match self.lists() {
+            0 => IdSet::new(ids[..self.rows()].iter().copied()),
+            // What a damaged order says does not ascend.
+            _ => IdSet::new(order.iter().map(|&place| ids.get(place as usize).copied().unwrap_or(u64::MAX))),
+        });
+        let mut places = Vec::new();
+        let find = |id| match set {
+            Some(set) if self.lists() == 0 => set.rank(id),
+            Some(set) => set.rank(id).map(|rank| order[rank] as usize),
+            None => self.find(id),
+        };
+        wanted.for_each(|id| places.extend(find(id).map(|place| place as u32)));
+        places
     }
 
     /// Reads the vector at `place` into `out`, and what makes its length 1 under cosine, else 1.
@@ -162,25 +183,4 @@ impl Sealed {
     pub(crate) fn bits(&self) -> usize {
         self.container.shape().bits
     }
-}
-
-/// Where those of `wanted`, ascending, lie among some that ascend by their ids.
-fn positions<T>(
-    sorted: &[T],
-    id_of: impl Fn(&T) -> u64,
-    wanted: impl Iterator<Item = u64>,
-) -> impl Iterator<Item = usize> {
-    let mut at = 0;
-    // From where the one before was, in steps that double, it is near.
-    wanted.filter_map(move |id| {
-        let rest = &sorted[at..];
-        let mut step = 1;
-        while rest.get(step).is_some_and(|other| id_of(other) < id) {
-            step *= 2;
-        }
-        let begin = step / 2;
-        at += begin + rest[begin..rest.len().min(step + 1)].partition_point(|other| id_of(other) < id);
-        // The id of a place without a row, and what a damaged order would read as, is never there.
-        sorted.get(at).is_some_and(|other| id_of(other) == id && id != u64::MAX).then_some(at)
-    })
 }

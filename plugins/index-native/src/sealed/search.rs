@@ -138,6 +138,12 @@ impl Sealed {
         Ok(found.into_iter().flatten().collect())
     }
 
+    /// About how many rows a scan goes through for a query; with lists, many of them twice.
+    pub(crate) fn scanned_rows(&self, probes: usize) -> f64 {
+        let share = if self.lists() == 0 { 1.0 } else { probes as f64 / self.lists() as f64 };
+        (self.container.shape().blocks() * ROWS) as f64 * share.min(1.0)
+    }
+
     /// The hits of each query, best first, by the codes.
     pub(crate) fn search(&self, cx: &dyn CallContext, request: &Request<'_>) -> Result<Vec<Vec<Hit>>> {
         if let Some(outline) = &self.outline
@@ -146,8 +152,7 @@ impl Sealed {
             return self.walk(cx, request, &outline.graph(self.container.part(Part::Graph)), codes);
         }
         let blocks = self.container.shape().blocks();
-        let share = if self.lists() == 0 { 1.0 } else { request.probes as f64 / self.lists() as f64 };
-        let words = (blocks * ROWS * rabitq::words(self.spec.dim, self.bits())) as f64 * share;
+        let words = self.scanned_rows(request.probes) * rabitq::words(self.spec.dim, self.bits()) as f64;
         let work = (words * request.queries.len() as f64) as usize;
         let threads = request.threads.min(work / THREAD_WORDS).max(1);
         if self.lists() == 0 && request.queries.len() < threads {
