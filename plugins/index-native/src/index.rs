@@ -433,7 +433,8 @@ impl Native {
                 places
             }
             _ => {
-                let is_row = |place: usize| ids[place] != u64::MAX && accept(place);
+                let passes = |place| request.accept.is_none_or(|accept| accept(place));
+                let is_row = |place: usize| ids[place] != u64::MAX && passes(place);
                 (0..sealed.places() as u32).filter(|&place| is_row(place as usize)).collect()
             }
         };

@@ -62,18 +62,9 @@ impl Rotation {
 /// The Walsh-Hadamard transform, which keeps lengths; the tile's length is a power of two.
 #[inline(always)]
 fn hadamard<const L: usize>(tile: &mut [[f32; L]]) {
-    /// Lanes that the nearest cache holds, with room to spare.
-    const NEAR: usize = 64;
     let length = tile.len();
     let factor = 1.0 / (length as f32).sqrt();
     let mut half = 1;
-    if length >= NEAR {
-        for part in tile.chunks_exact_mut(NEAR) {
-            steps::<8, L>(part, 1, 1.0);
-            steps::<8, L>(part, 8, if length == NEAR { factor } else { 1.0 });
-        }
-        half = NEAR;
-    }
     while half < length {
         let left = length / half;
         match left {

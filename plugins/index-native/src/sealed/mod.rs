@@ -14,7 +14,7 @@ use crate::{
     rabitq::Kernel,
     rotation::Rotation,
 };
-use ids::IdSet;
+use ids::Ranks;
 use magray_plugin_api::{Error, ErrorCode, IndexSpec, Result};
 use std::{
     path::Path,
@@ -35,7 +35,7 @@ pub(crate) struct Sealed {
     /// For the searches of a graph to come.
     scratches: Mutex<Vec<Scratch>>,
     /// Made when rows that a filter lets through are first looked for.
-    id_set: OnceLock<Option<IdSet>>,
+    ranks: OnceLock<Option<Ranks>>,
 }
 
 impl Sealed {
@@ -86,7 +86,7 @@ impl Sealed {
             rotation,
             outline,
             scratches: Mutex::default(),
-            id_set: OnceLock::new(),
+            ranks: OnceLock::new(),
         })
     }
 
@@ -101,8 +101,8 @@ impl Sealed {
     /// Bytes of its own, and of what is mapped from its file.
     pub(crate) fn memory(&self) -> (usize, usize) {
         let (owned, mapped) = self.container.memory();
-        let id_set = self.id_set.get().and_then(Option::as_ref).map_or(0, IdSet::bytes);
-        (owned + id_set, mapped)
+        let ranks = self.ranks.get().and_then(Option::as_ref).map_or(0, Ranks::bytes);
+        (owned + ranks, mapped)
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -141,17 +141,19 @@ impl Sealed {
     /// The places of those of `wanted` that are there. A place has a number of 32 bits: a file with more is refused.
     pub(crate) fn find_all(&self, wanted: impl Iterator<Item = u64>) -> Vec<u32> {
         let (ids, order): (_, &[u32]) = (self.ids(), self.container.part(Part::Order));
-        let set = self.id_set.get_or_init(|| match self.lists() {
-            0 => IdSet::new(ids[..self.rows()].iter().copied()),
+        let is_flat = self.lists() == 0;
+        let ranks = self.ranks.get_or_init(|| match is_flat {
+            true => Ranks::new(ids[..self.rows()].iter().copied()),
             // What a damaged order says does not ascend.
-            _ => IdSet::new(order.iter().map(|&place| ids.get(place as usize).copied().unwrap_or(u64::MAX))),
+            false => {
+                Ranks::new(order.iter().map(|&place| ids.get(place as usize).copied().unwrap_or(u64::MAX)))
+            }
         });
-        let mut places = Vec::new();
-        let find = |id| match set {
-            Some(set) if self.lists() == 0 => set.rank(id),
-            Some(set) => set.rank(id).map(|rank| order[rank] as usize),
+        let find = |id| match ranks {
+            Some(ranks) => ranks.rank(id).map(|rank| if is_flat { rank } else { order[rank] as usize }),
             None => self.find(id),
         };
+        let mut places = Vec::new();
         wanted.for_each(|id| places.extend(find(id).map(|place| place as u32)));
         places
     }
